@@ -1,0 +1,97 @@
+// Package identity holds the values that say who is calling: the principal of
+// an access token, the user behind it as Clerk knows them now, and the errors
+// by which rooms that do not import each other agree on what went wrong.
+//
+// It imports no other room and does no I/O. A Principal says what a token
+// grants; it never carries a role, because a role is only true when it is read.
+package identity
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+)
+
+var (
+	// ErrInvalidToken reports an access token that is malformed, expired,
+	// revoked, or meant for another resource (RFC 6750 section 3.1).
+	ErrInvalidToken = errors.New("invalid token")
+	// ErrUnavailable reports that the source of truth (the store, Clerk) could
+	// not be asked. The caller may try again; access that needs the answer is
+	// refused meanwhile.
+	ErrUnavailable = errors.New("temporarily unavailable")
+	// ErrNoUser reports a subject that Clerk does not know (any more).
+	ErrNoUser = errors.New("no such user")
+)
+
+// Principal is what a valid access token says about its bearer.
+type Principal struct {
+	Subject  string    // Clerk's user id, "user_…"
+	Grant    string    // id of the grant the token was issued under
+	ClientID string    // OAuth client the grant belongs to
+	Resource string    // audience (RFC 8707), the URL of the MCP endpoint
+	Scopes   []string  // granted scopes
+	Expires  time.Time // expiry of the access token
+}
+
+// HasScope reports whether the token carries scope.
+func (p *Principal) HasScope(scope string) bool {
+	return p != nil && slices.Contains(p.Scopes, scope)
+}
+
+// User is a person as Clerk describes them at the moment of asking.
+type User struct {
+	ID             string          // "user_…"
+	Email          string          // primary address
+	FirstName      string
+	LastName       string
+	ImageURL       string
+	Roles          []string        // from publicMetadata.role: one string or a list
+	PublicMetadata json.RawMessage // as Clerk holds it; nil or an object
+	Memberships    []Membership    // organisations, with the role in each
+	Banned         bool
+	Locked         bool
+}
+
+// Membership is a user's place in one Clerk organisation.
+type Membership struct {
+	OrgID       string
+	OrgName     string
+	OrgSlug     string
+	Role        string   // "org:admin", "org:member" or a custom role
+	Permissions []string // "org:feature:permission"
+}
+
+// HasRole reports whether the user holds one of roles, either in public
+// metadata ("admin") or in an organisation ("org:admin").
+func (u *User) HasRole(roles ...string) bool {
+	if u == nil {
+		return false
+	}
+	for _, want := range roles {
+		if slices.Contains(u.Roles, want) {
+			return true
+		}
+		for i := range u.Memberships {
+			if u.Memberships[i].Role == want {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+type principalKey struct{}
+
+// NewContext returns a context that carries p.
+func NewContext(ctx context.Context, p *Principal) context.Context {
+	return context.WithValue(ctx, principalKey{}, p)
+}
+
+// FromContext returns the principal that NewContext put into ctx, or nil.
+func FromContext(ctx context.Context) *Principal {
+	p, _ := ctx.Value(principalKey{}).(*Principal)
+	return p
+}
