@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// ErrBusy reports a backup or compaction that another one stands in the way of.
+var ErrBusy = errors.New("a backup or compaction of the store is under way")
+
+// compactTx is how many bytes one transaction of a compaction copies.
+const compactTx = 8 << 20
+
+// Backup writes a copy of the store as it was at one moment to w, while the
+// store goes on, and returns its size in bytes. The copy is itself a file that
+// OpenBolt opens. One that stops early, by ctx, an error of w or Close, is of
+// no use.
+func (s *Bolt) Backup(ctx context.Context, w io.Writer) (n int64, err error) {
+	if !s.copying.TryLock() {
+		return 0, ErrBusy
+	}
+	defer s.copying.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.usable(); err != nil {
+		return 0, err
+	}
+	err = s.db.guard(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			var err error
+			n, err = tx.WriteTo(&interruptible{w, ctx, s.stop})
+			return err
+		})
+	})
+	if err != nil {
+		return n, fmt.Errorf("back up store file %q: %w", s.path, err)
+	}
+	return n, nil
+}
+
+// interruptible fails once its context ends or the store is being closed.
+type interruptible struct {
+	w    io.Writer
+	ctx  context.Context
+	stop <-chan struct{}
+}
+
+func (i *interruptible) Write(b []byte) (int, error) {
+	select {
+	case <-i.ctx.Done():
+		return 0, i.ctx.Err()
+	case <-i.stop:
+		return 0, ErrClosed
+	default:
+		return i.w.Write(b)
+	}
+}
+
+// Compact rewrites the file without the space that is no longer used, and
+// returns its size in bytes before and after. Reads go on meanwhile; writes
+// wait. It needs as much disk as the store then has.
+func (s *Bolt) Compact(ctx context.Context) (before, after int64, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, 0, err
+	}
+	if !s.copying.TryLock() {
+		return 0, 0, ErrBusy
+	}
+	defer s.copying.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+
+	temp, before, after, err := s.compactCopy(ctx)
+	if err == nil {
+		err = s.swap(temp)
+	}
+	if err != nil {
+		if temp != "" {
+			_ = os.Remove(temp)
+		}
+		return 0, 0, fmt.Errorf("compact store file %q: %w", s.path, err)
+	}
+	return before, after, nil
+}
+
+// compactCopy writes a compact copy beside the file.
+func (s *Bolt) compactCopy(ctx context.Context) (temp string, before, after int64, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.usable(); err != nil {
+		return "", 0, 0, err
+	}
+	info, err := s.db.file.Stat()
+	if err != nil {
+		return "", 0, 0, err
+	}
+	f, err := os.CreateTemp(filepath.Dir(s.path), filepath.Base(s.path)+".compact-*") // mode 0600
+	if err != nil {
+		return "", 0, 0, err
+	}
+	temp = f.Name()
+	if err := f.Close(); err != nil {
+		return temp, 0, 0, err
+	}
+	dst, err := bbolt.Open(temp, 0o600, &bbolt.Options{Timeout: time.Nanosecond, FreelistType: bbolt.FreelistMapType, NoSync: true})
+	if err != nil {
+		return temp, 0, 0, err
+	}
+	err = s.db.guard(func() error { return bbolt.Compact(dst, s.db.DB, compactTx) })
+	if err == nil {
+		err = dst.Sync()
+	}
+	if err = errors.Join(err, dst.Close(), ctx.Err()); err != nil {
+		return temp, 0, 0, err
+	}
+	compact, err := os.Stat(temp)
+	if err != nil {
+		return temp, 0, 0, err
+	}
+	return temp, info.Size(), compact.Size(), nil
+}
+
+// swap puts the file temp in the place of the store's.
+func (s *Bolt) swap(temp string) error {
+	if runtime.GOOS == "windows" {
+		return s.swapClosed(temp)
+	}
+	// Opened, and thereby locked, before it gets the name: no other process
+	// can come in between.
+	db, err := openExisting(temp, s.options)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err = s.usable(); err == nil {
+		err = os.Rename(temp, s.path)
+	}
+	if err != nil {
+		_ = db.guard(db.DB.Close)
+		return err
+	}
+	db.path = s.path
+	old := s.db
+	s.db = db
+	if err := old.guard(old.DB.Close); err != nil {
+		s.log.Warn("the file before the compaction couldn't be closed", "path", s.path, "error", err)
+	}
+	return syncDir(filepath.Dir(s.path))
+}
+
+// swapClosed is swap where an open file can't be replaced. Once the old one is
+// closed the store has to come up with either, or fails for good.
+func (s *Bolt) swapClosed(temp string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if err := s.db.guard(s.db.DB.Close); err != nil {
+		return s.fail(err)
+	}
+	renameErr := os.Rename(temp, s.path)
+	db, err := openExisting(s.path, s.options)
+	if err != nil {
+		s.db.wedged.Store(true) // closed already
+		return s.fail(err)
+	}
+	s.db = db
+	return renameErr
+}

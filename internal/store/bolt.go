@@ -1,0 +1,268 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+var (
+	recordsBucket = []byte("records")
+	metaBucket    = []byte("meta")
+	formatKey     = []byte("format")
+)
+
+// formatVersion is that of the file: which buckets it has and what they mean.
+const formatVersion = "1"
+
+// Bolt is the embedded store: one file, one process. A write is committed and
+// synced to the disk before its caller hears of it; writes that arrive while
+// another is being synced share the next commit.
+type Bolt struct {
+	path    string
+	options Options
+	now     func() time.Time
+	log     *slog.Logger
+	broker  Broker
+
+	// mu is held for reading by every use of db, and for writing by what
+	// replaces it: compaction and Close.
+	mu sync.RWMutex
+	db *database
+
+	// writing is held by a commit, and by a compaction while it copies; copying
+	// by a backup or compaction.
+	writing, copying sync.Mutex
+
+	// failed is set once the file can't be trusted any more in this process.
+	failed atomic.Pointer[error]
+
+	// sending is held for reading while a request is put into requests, and
+	// for writing by Close, which closes it.
+	sending  sync.RWMutex
+	closed   bool
+	requests chan *request
+
+	stop    chan struct{} // ends the sweeper
+	running sync.WaitGroup
+}
+
+var _ Store = (*Bolt)(nil)
+
+// OpenBolt opens the embedded store in the file path, and makes it, in a
+// directory that exists or is one level below one that does. It waits up to a
+// second for another process to let go of the file. What keeps the file from
+// being used is an *OpenError.
+func OpenBolt(ctx context.Context, path string, o Options) (*Bolt, error) {
+	o = o.withDefaults()
+	db, err := openDatabase(ctx, path, o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Bolt{
+		path:     path,
+		options:  o,
+		now:      o.Now,
+		log:      o.Logger,
+		db:       db,
+		requests: make(chan *request, 4*maxBatch),
+		stop:     make(chan struct{}),
+	}
+	s.running.Go(s.commitLoop)
+	if o.SweepEvery > 0 {
+		s.running.Go(s.sweepLoop)
+	}
+	return s, nil
+}
+
+// Get implements Store.
+func (s *Bolt) Get(ctx context.Context, key string) (r Record, err error) {
+	if err := firstError(ctx.Err(), CheckKey(key)); err != nil {
+		return Record{}, err
+	}
+	err = s.view(func(records *bbolt.Bucket) error {
+		b := records.Get([]byte(key))
+		if b == nil {
+			return ErrNotFound
+		}
+		if r, err = decodeRecord(key, b); err != nil {
+			return err
+		}
+		if expired(Millis(r.Expires), s.now()) {
+			return ErrNotFound
+		}
+		return nil
+	})
+	if err != nil {
+		return Record{}, err
+	}
+	return r, nil
+}
+
+// List implements Store.
+func (s *Bolt) List(ctx context.Context, prefix, after string, limit int) ([]Record, error) {
+	if err := firstError(ctx.Err(), CheckLimit(limit)); err != nil {
+		return nil, err
+	}
+	var found []Record
+	err := s.view(func(records *bbolt.Bucket) error {
+		now := s.now()
+		c := records.Cursor()
+		for k, v := c.Seek([]byte(max(prefix, after))); k != nil && len(found) < limit; k, v = c.Next() {
+			if !bytes.HasPrefix(k, []byte(prefix)) {
+				return nil
+			}
+			key := string(k)
+			ms, err := recordExpiry(key, v)
+			if err != nil {
+				return err
+			}
+			if key == after || expired(ms, now) {
+				continue
+			}
+			r, err := decodeRecord(key, v)
+			if err != nil {
+				return err
+			}
+			found = append(found, r)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// view runs f on the last committed state.
+func (s *Bolt) view(f func(records *bbolt.Bucket) error) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if err := s.usable(); err != nil {
+		return err
+	}
+	began := false
+	err := s.db.guard(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			began = true
+			return f(tx.Bucket(recordsBucket))
+		})
+	})
+	if errors.Is(err, errDamaged) {
+		if !began {
+			// The meta pages are gone; bbolt holds its locks for ever.
+			s.db.wedged.Store(true)
+			return s.fail(err)
+		}
+		s.log.Error("the store file is damaged", "path", s.path, "error", err)
+		return fmt.Errorf("store file %q: %w", s.path, err)
+	}
+	return err
+}
+
+// usable reports why no operation may start; mu is held.
+func (s *Bolt) usable() error {
+	if err := s.failed.Load(); err != nil {
+		return *err
+	}
+	if s.db == nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+// fail keeps every later operation away from a file that can't be trusted.
+func (s *Bolt) fail(err error) error {
+	err = fmt.Errorf("store file %q is out of use until the server is started again: %w", s.path, err)
+	if s.failed.CompareAndSwap(nil, &err) {
+		s.log.Error("the store has failed", "path", s.path, "error", err)
+	}
+	return err
+}
+
+// Publish implements Store.
+func (s *Bolt) Publish(ctx context.Context, topic string, message []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.sending.RLock()
+	defer s.sending.RUnlock()
+	if s.closed {
+		return ErrClosed
+	}
+	s.broker.Publish(topic, message)
+	return nil
+}
+
+// Subscribe implements Store.
+func (s *Bolt) Subscribe(topic string, f func(message []byte)) (cancel func(), err error) {
+	return s.broker.Subscribe(topic, f)
+}
+
+// Close implements Store: writes that were begun are committed first.
+func (s *Bolt) Close() error {
+	s.sending.Lock()
+	if s.closed {
+		s.sending.Unlock()
+		return nil
+	}
+	s.closed = true
+	close(s.requests)
+	close(s.stop)
+	s.sending.Unlock()
+
+	s.broker.Close()
+	s.running.Wait()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	db := s.db
+	s.db = nil
+	if db == nil {
+		return nil
+	}
+	if err := db.close(); err != nil {
+		return fmt.Errorf("close store file %q: %w", s.path, err)
+	}
+	return nil
+}
+
+// database is an open file with what bbolt keeps from us: its handle, and
+// whether its transactions can still end.
+type database struct {
+	*bbolt.DB
+	path   string
+	file   *os.File
+	wedged atomic.Bool // a transaction couldn't be rolled back: DB.Close would wait for ever
+}
+
+// guard turns what bbolt does on damaged pages, a panic or a fault on the
+// mapped file, into an error.
+func (d *database) guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errDamaged, p)
+		}
+	}()
+	return f()
+}
+
+func (d *database) close() error {
+	defer removeHolder(d.path)
+	if d.wedged.Load() {
+		// The mapping ends with the process.
+		unlock(d.file)
+		return d.file.Close()
+	}
+	return d.guard(d.DB.Close)
+}

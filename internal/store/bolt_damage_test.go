@@ -1,0 +1,318 @@
+package store_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/store"
+)
+
+// makeStore writes a store of 300 records and returns the bytes of its file.
+func makeStore(t *testing.T) []byte {
+	t.Helper()
+	path := storePath(t)
+	s := openBolt(t, path, store.Options{})
+	for i := range 300 {
+		mustCreate(t, s, damageKey(i), damageValue(i), time.Time{})
+	}
+	mustCreate(t, s, "large", strings.Repeat("l", 30_000), time.Time{})
+	for i := 0; i < 300; i += 7 { // free pages
+		if _, err := s.Take(t.Context(), damageKey(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+func damageKey(i int) string   { return fmt.Sprintf("grant/user%d/%d", i%20, i) }
+func damageValue(i int) string { return strings.Repeat(fmt.Sprintf("value %d ", i), 30) }
+
+// checkDamaged reads all that makeStore wrote.
+func checkDamaged(t *testing.T, s store.Store) error {
+	t.Helper()
+	for i := range 300 {
+		r, err := s.Get(t.Context(), damageKey(i))
+		if i%7 == 0 {
+			if !errors.Is(err, store.ErrNotFound) {
+				return fmt.Errorf("taken record %d: %q, %w", i, r.Value, err)
+			}
+		} else if err != nil || string(r.Value) != damageValue(i) {
+			return fmt.Errorf("record %d: %.40q, %w", i, r.Value, err)
+		}
+	}
+	r, err := s.Get(t.Context(), "large")
+	if err != nil || len(r.Value) != 30_000 {
+		return fmt.Errorf("large record: %d bytes, %w", len(r.Value), err)
+	}
+	return nil
+}
+
+// A file that can't be used is reported with its fix, and left as it is.
+func TestBoltUnusableFiles(t *testing.T) {
+	good := makeStore(t)
+	page := os.Getpagesize()
+	flip := func(at ...int) func([]byte) []byte {
+		return func(b []byte) []byte {
+			for _, at := range at {
+				b[at] ^= 0x40
+			}
+			return b
+		}
+	}
+	cut := func(n int) func([]byte) []byte { return func(b []byte) []byte { return b[:n] } }
+	used := bytes.LastIndex(good, []byte(strings.Repeat("l", 30_000))) // in use for certain
+	tests := map[string]func([]byte) []byte{
+		"empty":                      cut(0),
+		"one byte":                   cut(1),
+		"cut off in the meta pages":  cut(100),
+		"one page":                   cut(page),
+		"two pages":                  cut(2 * page),
+		"cut off in the middle":      cut(used + 10_000),
+		"cut off in a page":          cut(used + 777),
+		"both meta pages flipped":    flip(16+20, page+16+20),
+		"both magic numbers flipped": flip(16, page+16),
+		"a record flipped":           flip(used + 100),
+		"text":                       func([]byte) []byte { return []byte(strings.Repeat("this is no store\n", 1000)) },
+		"zeros":                      func(b []byte) []byte { return make([]byte, len(b)) },
+		"the tail is zeros":          func(b []byte) []byte { clear(b[used:]); return b },
+		"all but the meta pages":     func(b []byte) []byte { clear(b[2*page:]); return b },
+		"noise behind the meta pages": func(b []byte) []byte {
+			random := rand.New(rand.NewPCG(1, 2))
+			for i := 2 * page; i < len(b); i++ {
+				b[i] = byte(random.Uint32())
+			}
+			return b
+		},
+	}
+	for name, damage := range tests {
+		t.Run(name, func(t *testing.T) {
+			path := storePath(t)
+			bad := damage(slices.Clone(good))
+			if err := os.WriteFile(path, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := store.OpenBolt(t.Context(), path, store.Options{})
+			problem, ok := errors.AsType[*store.OpenError](err)
+			if !ok || problem.Path != path || !strings.Contains(problem.Fix, "restore a backup") || !strings.Contains(err.Error(), path) {
+				t.Fatalf("error %v (%T)", err, err)
+			}
+			t.Log(err)
+			if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, bad) {
+				if runtime.GOOS != "windows" { // mapping a file makes it longer there
+					t.Errorf("the file was changed (%v)", err)
+				}
+			}
+			if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+				t.Errorf("beside the store there is %v (%v)", left, err)
+			}
+			// The same process can go on once it is put right.
+			if err := os.WriteFile(path, good, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := checkDamaged(t, openBolt(t, path, store.Options{})); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestBoltOtherFiles(t *testing.T) {
+	dir := t.TempDir()
+	other := filepath.Join(dir, "other.db")
+	db, err := bbolt.Open(other, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	newer := filepath.Join(dir, "newer.db")
+	openAndClose(t, newer)
+	if db, err = bbolt.Open(newer, 0o600, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("2")) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dangling := filepath.Join(dir, "dangling.db")
+	if err := os.Symlink(filepath.Join(dir, "nowhere.db"), dangling); err != nil {
+		t.Skip(err)
+	}
+	for name, test := range map[string]struct{ path, problem, fix string }{
+		"another program's database": {other, "no store of this program", "another file"},
+		"a newer format":             {newer, `format "2"`, "newer version"},
+		"a directory":                {dir, "is a directory", "store.db"},
+		"no name":                    {"", "has no name", "bolt:/"},
+		"no directory":               {filepath.Join(dir, "a", "b", "store.db"), "doesn't exist", "mkdir -p"},
+		"a link to nowhere":          {dangling, "can't be opened", "check the path"},
+		"a device":                   {os.DevNull, "is not a regular file", "local disk"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := store.OpenBolt(t.Context(), test.path, store.Options{})
+			problem, ok := errors.AsType[*store.OpenError](err)
+			if !ok || !strings.Contains(problem.Problem, test.problem) || !strings.Contains(problem.Fix, test.fix) {
+				t.Fatalf("error %v (%T)", err, err)
+			}
+		})
+	}
+}
+
+func openAndClose(t *testing.T, path string) {
+	t.Helper()
+	s, err := store.OpenBolt(t.Context(), path, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A commit that the power ended leaves one meta page torn: the other is used.
+func TestBoltOneTornMetaPage(t *testing.T) {
+	good := makeStore(t)
+	for i := range 2 {
+		path := storePath(t)
+		bad := slices.Clone(good)
+		bad[i*os.Getpagesize()+16+50] ^= 1
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := openBolt(t, path, store.Options{})
+		for i := range 290 { // the last take may be undone
+			if i%7 != 0 {
+				wantValue(t, s, damageKey(i), damageValue(i))
+			}
+		}
+		mustCreate(t, s, "new", "v", time.Time{})
+	}
+}
+
+// Whatever byte of the file is wrong, it is reported, or without effect.
+func TestBoltFlippedBytesAreNeverBelieved(t *testing.T) {
+	good := makeStore(t)
+	random := rand.New(rand.NewPCG(3, 4))
+	path := storePath(t)
+	reported := 0
+	rounds := 150
+	if testing.Short() {
+		rounds = 30
+	}
+	for range rounds {
+		bad := slices.Clone(good)
+		at := random.IntN(len(bad))
+		if random.IntN(2) == 0 { // headers and elements are where it matters
+			at = at/os.Getpagesize()*os.Getpagesize() + random.IntN(200)
+		}
+		at = min(at, len(bad)-1)
+		bad[at] ^= byte(1 + random.IntN(255))
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := store.OpenBolt(t.Context(), path, store.Options{})
+		if err != nil {
+			if _, ok := errors.AsType[*store.OpenError](err); !ok {
+				t.Fatalf("byte %d: error %v (%T)", at, err, err)
+			}
+			reported++
+			continue
+		}
+		err = checkDamaged(t, s)
+		if err != nil && at >= 2*os.Getpagesize() { // the older meta page undoes the last take
+			t.Errorf("byte %d: %v", at, err)
+		}
+		for i := range 5 {
+			mustCreate(t, s, fmt.Sprint("new", i), strings.Repeat("n", 500), time.Time{})
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("byte %d: %v", at, err)
+		}
+		openAndClose(t, path)
+	}
+	t.Logf("%d of %d were reported", reported, rounds)
+	if reported == 0 {
+		t.Error("none was reported")
+	}
+}
+
+// The file is cut off or overwritten under the running store: errors, and
+// neither a crash nor an operation that never ends.
+func TestBoltFileDamagedWhileOpen(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("an open file can't be damaged there")
+	}
+	good := makeStore(t)
+	for name, damage := range map[string]func(path string) error{
+		"cut off":     func(path string) error { return os.Truncate(path, 3*int64(os.Getpagesize())) },
+		"cut to none": func(path string) error { return os.Truncate(path, 0) },
+		"overwritten": func(path string) error {
+			f, err := os.OpenFile(path, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = f.WriteAt(bytes.Repeat([]byte{0xa5}, len(good)-2*os.Getpagesize()), 2*int64(os.Getpagesize()))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := storePath(t)
+			if err := os.WriteFile(path, good, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s, err := store.OpenBolt(t.Context(), path, store.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := checkDamaged(t, s); err != nil {
+				t.Fatal(err)
+			}
+			if err := damage(path); err != nil {
+				t.Fatal(err)
+			}
+			ctx := t.Context()
+			for i := range 300 {
+				if r, err := s.Get(ctx, damageKey(i)); err == nil && string(r.Value) != damageValue(i) {
+					t.Fatalf("Get(%q) = %q", damageKey(i), r.Value)
+				}
+			}
+			if _, err := s.Take(ctx, damageKey(1)); err == nil || errors.Is(err, store.ErrNotFound) {
+				t.Errorf("Take from a damaged store: error %v", err)
+			}
+			if _, err := s.List(ctx, "", "", 1000); err == nil {
+				t.Error("List of a damaged store: no error")
+			}
+			if err := s.Create(ctx, store.Record{Key: "new"}); err == nil {
+				t.Error("Create in a damaged store: no error")
+			}
+			if _, err := s.Sweep(ctx); err == nil {
+				t.Error("Sweep of a damaged store: no error")
+			}
+			_ = s.Close()
+			if _, err := store.OpenBolt(ctx, path, store.Options{}); err == nil {
+				t.Error("the damaged file was opened again")
+			}
+		})
+	}
+}
