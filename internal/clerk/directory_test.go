@@ -1,0 +1,613 @@
+package clerk_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
+	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+)
+
+const (
+	routeUser        = "GET /v1/users/{id}"
+	routeMemberships = "GET /v1/users/{id}/organization_memberships"
+)
+
+func TestUserIsAsClerkDescribesThem(t *testing.T) {
+	r := newRig(t, nil)
+	must(t, r.dev.AddMembership(devclerk.AdminID, devclerk.Membership{
+		OrgID: "org_1", OrgName: "Acme", OrgSlug: "acme", Role: "org:admin", Permissions: []string{"org:invoices:read"},
+	}))
+	u, err := r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+	if u.ID != devclerk.AdminID || u.Email != "admin@example.com" || u.FirstName != "Ada" || u.LastName != "Lindqvist" || !strings.HasPrefix(u.ImageURL, "https://") {
+		t.Errorf("user %+v", u)
+	}
+	if !slices.Equal(u.Roles, []string{"admin"}) || string(u.PublicMetadata) != `{"role":"admin"}` {
+		t.Errorf("roles %q, metadata %s", u.Roles, u.PublicMetadata)
+	}
+	want := []identity.Membership{{OrgID: "org_1", OrgName: "Acme", OrgSlug: "acme", Role: "org:admin", Permissions: []string{"org:invoices:read"}}}
+	if !reflect.DeepEqual(u.Memberships, want) {
+		t.Errorf("memberships %+v", u.Memberships)
+	}
+	if !u.HasRole("org:admin") || !u.HasRole("admin") || u.HasRole("premium") {
+		t.Error("HasRole does not follow")
+	}
+	u, err = r.clerk.User(t.Context(), devclerk.MemberID)
+	must(t, err)
+	if u.Roles != nil || u.Memberships != nil || string(u.PublicMetadata) != `{}` || u.Banned || u.Locked {
+		t.Errorf("member %+v", u)
+	}
+}
+
+func TestRolesNeverComeFromWhatUsersWrite(t *testing.T) {
+	r := newRig(t, nil)
+	must(t, r.dev.SetUnsafeMetadata(devclerk.MemberID, map[string]any{"role": "admin"}))
+	u, err := r.clerk.User(t.Context(), devclerk.MemberID)
+	must(t, err)
+	if u.Roles != nil {
+		t.Errorf("roles %q", u.Roles)
+	}
+}
+
+func TestChangesAtClerkAreSeenWithinAMinute(t *testing.T) {
+	for name, tt := range map[string]struct {
+		change func(*devclerk.Server) error
+		seen   func(identity.User, error) bool
+	}{
+		"role removed":       {func(d *devclerk.Server) error { return d.SetRole(devclerk.AdminID, "") }, func(u identity.User, err error) bool { return err == nil && u.Roles == nil }},
+		"role changed":       {func(d *devclerk.Server) error { return d.SetRole(devclerk.AdminID, "premium") }, func(u identity.User, err error) bool { return err == nil && slices.Equal(u.Roles, []string{"premium"}) }},
+		"banned":             {func(d *devclerk.Server) error { return d.Ban(devclerk.AdminID) }, func(u identity.User, err error) bool { return err == nil && u.Banned }},
+		"locked":             {func(d *devclerk.Server) error { return d.Lock(devclerk.AdminID) }, func(u identity.User, err error) bool { return err == nil && u.Locked }},
+		"membership removed": {func(d *devclerk.Server) error { return d.RemoveMembership(devclerk.AdminID, "org_1") }, func(u identity.User, err error) bool { return err == nil && u.Memberships == nil }},
+		"new e-mail":         {func(d *devclerk.Server) error { return d.SetEmail(devclerk.AdminID, "new@example.com") }, func(u identity.User, err error) bool { return err == nil && u.Email == "new@example.com" }},
+		"deleted":            {func(d *devclerk.Server) error { return d.Delete(devclerk.AdminID) }, func(u identity.User, err error) bool { return isNoUser(err) && u.ID == "" }},
+	} {
+		for _, forget := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, forget %v", name, forget), func(t *testing.T) {
+				r := newRig(t, nil)
+				must(t, r.dev.AddMembership(devclerk.AdminID, devclerk.Membership{OrgID: "org_1", Role: "org:admin"}))
+				_, err := r.clerk.User(t.Context(), devclerk.AdminID)
+				must(t, err)
+				must(t, tt.change(r.dev))
+				r.clock.Add(59 * time.Second)
+				if tt.seen(r.clerk.User(t.Context(), devclerk.AdminID)) {
+					t.Error("the cache was not used")
+				}
+				if forget {
+					r.clerk.Forget(devclerk.AdminID)
+				} else {
+					r.clock.Add(time.Second)
+				}
+				if u, err := r.clerk.User(t.Context(), devclerk.AdminID); !tt.seen(u, err) {
+					t.Errorf("not seen: %+v, %v", u, err)
+				}
+			})
+		}
+	}
+}
+
+func isNoUser(err error) bool {
+	return err != nil && strings.Contains(err.Error(), identity.ErrNoUser.Error())
+}
+
+func TestClockPutBackDoesNotStretchTheCache(t *testing.T) {
+	r := newRig(t, nil)
+	_, err := r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+	must(t, r.dev.SetRole(devclerk.AdminID, ""))
+	r.clock.Add(-time.Hour)
+	u, err := r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+	if u.Roles != nil {
+		t.Errorf("roles %q", u.Roles)
+	}
+}
+
+func TestUnknownUserIsRememberedBriefly(t *testing.T) {
+	r := newRig(t, nil)
+	for range 3 {
+		_, err := r.clerk.User(t.Context(), "user_nobody")
+		wantErr(t, err, identity.ErrNoUser)
+	}
+	if n := r.dev.Requests(routeUser); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+	must(t, r.dev.AddUser(devclerk.User{ID: "user_nobody", Email: "n@example.com"}))
+	r.clock.Add(10 * time.Second)
+	_, err := r.clerk.User(t.Context(), "user_nobody")
+	must(t, err)
+}
+
+func TestMalformedSubjectIsNeverSentToClerk(t *testing.T) {
+	r := newRig(t, nil)
+	for _, subject := range []string{"", "user_", "admin", "user_1/../user_2", "user_a?b", "user_%2e", "user_\n", "../users", "user_" + strings.Repeat("a", 200), devclerk.AdminID + "/organization_memberships"} {
+		_, err := r.clerk.User(t.Context(), subject)
+		wantErr(t, err, identity.ErrNoUser)
+	}
+	if n := r.dev.Requests(routeUser) + r.dev.Requests(routeMemberships); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func TestCallersAtTheSameTimeShareOneLookup(t *testing.T) {
+	r := newRig(t, nil)
+	r.dev.SetSlow("/v1/users/", 100*time.Millisecond)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if u, err := r.clerk.User(t.Context(), devclerk.AdminID); err != nil || u.ID != devclerk.AdminID {
+				t.Errorf("%+v, %v", u, err)
+			}
+		})
+	}
+	wg.Wait()
+	if a, b := r.dev.Requests(routeUser), r.dev.Requests(routeMemberships); a != 1 || b != 1 {
+		t.Errorf("%d and %d requests", a, b)
+	}
+}
+
+// gated lets the answers of the user endpoint wait: they are made when the
+// request comes, and delivered when the test says.
+func gated(arrived chan<- struct{}, gate <-chan struct{}) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if !strings.HasPrefix(req.URL.Path, "/v1/") {
+				next.ServeHTTP(w, req)
+				return
+			}
+			rec := httptest.NewRecorder()
+			next.ServeHTTP(rec, req)
+			arrived <- struct{}{}
+			<-gate
+			w.WriteHeader(rec.Code)
+			_, _ = w.Write(rec.Body.Bytes())
+		})
+	}
+}
+
+func TestCallerWhoGivesUpDoesNotTakeTheAnswerFromOthers(t *testing.T) {
+	arrived, gate := make(chan struct{}, 10), make(chan struct{})
+	r := newRig(t, gated(arrived, gate))
+	ctx, cancel := context.WithCancel(t.Context())
+	first := make(chan error, 1)
+	go func() {
+		_, err := r.clerk.User(ctx, devclerk.AdminID)
+		first <- err
+	}()
+	<-arrived // the first caller's lookup is under way
+	second := make(chan error, 1)
+	go func() {
+		_, err := r.clerk.User(t.Context(), devclerk.AdminID)
+		second <- err
+	}()
+	cancel()
+	wantErr(t, <-first, identity.ErrUnavailable)
+	close(gate)
+	must(t, <-second)
+	if n := r.dev.Requests(routeUser); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func TestForgetDuringALookupIsNotUndoneByIt(t *testing.T) {
+	arrived, gate := make(chan struct{}, 10), make(chan struct{})
+	r := newRig(t, gated(arrived, gate))
+	old := make(chan identity.User, 1)
+	go func() {
+		u, _ := r.clerk.User(t.Context(), devclerk.AdminID)
+		old <- u
+	}()
+	<-arrived // Clerk has answered "admin", the answer is on its way
+	must(t, r.dev.SetRole(devclerk.AdminID, ""))
+	r.clerk.Forget(devclerk.AdminID)
+	fresh := make(chan identity.User, 1)
+	go func() {
+		u, _ := r.clerk.User(t.Context(), devclerk.AdminID)
+		fresh <- u
+	}()
+	<-arrived
+	close(gate)
+	if u := <-fresh; u.ID == "" || u.Roles != nil {
+		t.Errorf("who asked after Forget got %+v", u)
+	}
+	<-old
+	if u, err := r.clerk.User(t.Context(), devclerk.AdminID); err != nil || u.Roles != nil {
+		t.Errorf("the old answer was kept: %+v, %v", u, err)
+	}
+}
+
+func TestAnswersAreNotShared(t *testing.T) {
+	r := newRig(t, nil)
+	must(t, r.dev.AddMembership(devclerk.AdminID, devclerk.Membership{OrgID: "org_1", Role: "org:member", Permissions: []string{"org:a:read"}}))
+	u, err := r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+	u.Roles[0] = "owner"
+	u.PublicMetadata[2] = 'X'
+	u.Memberships[0].Role = "org:admin"
+	u.Memberships[0].Permissions[0] = "org:a:write"
+	u, err = r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+	if u.HasRole("owner", "org:admin") || string(u.PublicMetadata) != `{"role":"admin"}` || u.Memberships[0].Permissions[0] != "org:a:read" {
+		t.Errorf("a caller changed the cache: %+v", u)
+	}
+}
+
+func TestManyOrganisationsArePaged(t *testing.T) {
+	for _, n := range []int{99, 100, 101, 250} {
+		r := newRig(t, nil)
+		for i := range n {
+			must(t, r.dev.AddMembership(devclerk.MemberID, devclerk.Membership{OrgID: fmt.Sprintf("org_%d", i), Role: fmt.Sprintf("org:role_%d", i)}))
+		}
+		u, err := r.clerk.User(t.Context(), devclerk.MemberID)
+		must(t, err)
+		seen := map[string]bool{}
+		for _, m := range u.Memberships {
+			seen[m.OrgID] = true
+		}
+		if len(u.Memberships) != n || len(seen) != n || !u.HasRole(fmt.Sprintf("org:role_%d", n-1)) {
+			t.Errorf("%d of %d read, %d different", len(u.Memberships), n, len(seen))
+		}
+	}
+}
+
+// naps replaces the pauses between tries: they are noted, and the clock moves.
+func (r *rig) naps() func() []time.Duration {
+	var mu sync.Mutex
+	var list []time.Duration
+	r.clerk.SetSleep(func(_ context.Context, d time.Duration) error {
+		mu.Lock()
+		defer mu.Unlock()
+		list = append(list, d)
+		r.clock.Add(d)
+		return nil
+	})
+	return func() []time.Duration {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(list)
+	}
+}
+
+func TestRateLimitIsWaitedForAsClerkAsks(t *testing.T) {
+	r := newRig(t, nil)
+	naps := r.naps()
+	r.dev.SetFault("/v1/users/", devclerk.Fault{Status: 429, RetryAfter: 2 * time.Second, Times: 1})
+	u, err := r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+	if got := naps(); u.ID == "" || !slices.Equal(got, []time.Duration{2 * time.Second}) {
+		t.Errorf("waited %v", got)
+	}
+	if n := r.dev.Requests(routeUser); n != 2 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func TestLongRateLimitKeepsAllLookupsBack(t *testing.T) {
+	r := newRig(t, nil)
+	naps := r.naps()
+	r.dev.SetFault("/v1/users/", devclerk.Fault{Status: 429, RetryAfter: 30 * time.Second, Times: 1})
+	for _, subject := range []string{devclerk.AdminID, devclerk.MemberID, "user_third"} {
+		_, err := r.clerk.User(t.Context(), subject)
+		wantErr(t, err, identity.ErrUnavailable)
+	}
+	if n := r.dev.Requests(routeUser); n != 1 || len(naps()) != 0 {
+		t.Errorf("%d requests, waited %v", n, naps())
+	}
+	r.clock.Add(30 * time.Second)
+	_, err := r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+}
+
+func TestRateLimitWithoutEndIsGivenUp(t *testing.T) {
+	r := newRig(t, nil)
+	r.naps()
+	r.dev.SetFault("/v1/users/", devclerk.Fault{Status: 429})
+	_, err := r.clerk.User(t.Context(), devclerk.AdminID)
+	wantErr(t, err, identity.ErrUnavailable)
+	if n := r.dev.Requests(routeUser); n != 3 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func TestFailureIsTriedAgainAFewTimes(t *testing.T) {
+	for _, times := range []int{1, 2, 0} {
+		r := newRig(t, nil)
+		r.naps()
+		r.dev.SetFault("/v1/users/", devclerk.Fault{Status: 502, Times: times})
+		_, err := r.clerk.User(t.Context(), devclerk.AdminID)
+		if times > 0 {
+			must(t, err)
+			continue
+		}
+		wantErr(t, err, identity.ErrUnavailable)
+		if n := r.dev.Requests(routeUser); n != 3 {
+			t.Errorf("%d requests", n)
+		}
+	}
+}
+
+func TestStaleAnswerIsNotUsedWhileClerkIsDown(t *testing.T) {
+	r := newRig(t, nil)
+	r.naps()
+	_, err := r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+	r.dev.SetDown("/v1/", true)
+	r.clock.Add(59 * time.Second)
+	_, err = r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err) // the cache holds
+	r.clock.Add(time.Second)
+	before := r.dev.Requests(routeUser)
+	for range 5 {
+		_, err = r.clerk.User(t.Context(), devclerk.AdminID)
+		wantErr(t, err, identity.ErrUnavailable)
+	}
+	if n := r.dev.Requests(routeUser) - before; n != 3 {
+		t.Errorf("five callers made %d requests", n)
+	}
+	r.dev.SetDown("/v1/", false)
+	r.clock.Add(2 * time.Second)
+	_, err = r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+}
+
+func TestUnreachableClerkIsUnavailable(t *testing.T) {
+	ts := httptest.NewServer(nil)
+	base := ts.URL
+	ts.Close()
+	c := &clock{t: start}
+	k := newClerk(t, base, c, &log{})
+	k.SetSleep(func(context.Context, time.Duration) error { return nil })
+	_, err := k.User(t.Context(), devclerk.AdminID)
+	wantErr(t, err, identity.ErrUnavailable)
+	_, err = k.Begin(t.Context(), state, nonce, strings.Repeat("v", 43), "")
+	wantErr(t, err, identity.ErrUnavailable)
+}
+
+func TestHangingClerkIsGivenUp(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as a lookup may")
+	}
+	t.Parallel()
+	r := newRig(t, nil)
+	r.dev.SetSlow("/v1/users/", time.Hour)
+	_, err := r.clerk.User(context.WithoutCancel(t.Context()), devclerk.AdminID)
+	wantErr(t, err, identity.ErrUnavailable)
+	if n := r.dev.Requests(routeUser); n < 1 || n > 3 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+func TestCloseEndsLookupsAndLaterOnesAreRefused(t *testing.T) {
+	r := newRig(t, nil)
+	r.dev.SetSlow("/v1/users/", time.Hour)
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.clerk.User(context.WithoutCancel(t.Context()), devclerk.AdminID)
+		done <- err
+	}()
+	for r.dev.Requests(routeUser) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	must(t, r.clerk.Close())
+	wantErr(t, <-done, identity.ErrUnavailable)
+	_, err := r.clerk.User(t.Context(), devclerk.MemberID)
+	wantErr(t, err, identity.ErrUnavailable)
+	must(t, r.clerk.Close())
+}
+
+// What the Backend API, or something in front of it, may answer.
+func TestBackendAnswers(t *testing.T) {
+	clerkErr := func(code string) string {
+		return fmt.Sprintf(`{"errors":[{"message":"CANARY","long_message":"CANARY","code":%q}],"clerk_trace_id":"t","status":418}`, code)
+	}
+	const admin = `{"id":"` + devclerk.AdminID + `","object":"user","public_metadata":{"role":"admin"}`
+	for name, tt := range map[string]struct {
+		path   string // what follows /v1/users/ID
+		status int
+		body   string
+		kind   error
+		tries  int32
+	}{
+		"not found by Clerk":           {"", 404, clerkErr("resource_not_found"), identity.ErrNoUser, 1},
+		"not found by a proxy":         {"", 404, `<html>CANARY</html>`, identity.ErrUnavailable, 1},
+		"not found for another reason": {"", 404, clerkErr("instance_not_found"), identity.ErrUnavailable, 1},
+		"not found and no errors":      {"", 404, `{"errors":[]}`, identity.ErrUnavailable, 1},
+		"gone while we read":           {"/organization_memberships", 404, clerkErr("resource_not_found"), identity.ErrNoUser, 1},
+		"key refused":                  {"", 401, clerkErr("clerk_key_invalid"), identity.ErrUnavailable, 1},
+		"forbidden":                    {"", 403, clerkErr("authorization_invalid"), identity.ErrUnavailable, 1},
+		"bad request":                  {"", 400, clerkErr("form_param_format_invalid"), identity.ErrUnavailable, 1},
+		"rate limit of a proxy":        {"", 429, `CANARY`, identity.ErrUnavailable, 3},
+		"internal error":               {"", 500, clerkErr("internal_clerk_error"), identity.ErrUnavailable, 3},
+		"error page":                   {"", 502, `CANARY`, identity.ErrUnavailable, 3},
+		"empty success":                {"", 200, ``, identity.ErrUnavailable, 1},
+		"null":                         {"", 200, `null`, identity.ErrUnavailable, 1},
+		"another user":                 {"", 200, `{"id":"user_other","public_metadata":{"role":"admin"}}`, identity.ErrUnavailable, 1},
+		"not JSON":                     {"", 200, `CANARY`, identity.ErrUnavailable, 3},
+		"wrong types":                  {"", 200, `{"id":"` + devclerk.AdminID + `","banned":"CANARY"}`, identity.ErrUnavailable, 3},
+		"too large":                    {"", 200, `{"id":"` + strings.Repeat("x", 1<<20) + `"}`, identity.ErrUnavailable, 1},
+		"bare user":                    {"", 200, admin + `}`, nil, 1},
+		"null members":                 {"", 200, admin + `,"email_addresses":[null],"first_name":null,"unsafe_metadata":null}`, nil, 1},
+		"no organisations there":       {"/organization_memberships", 403, clerkErr("organization_not_enabled_in_instance"), nil, 1},
+		"memberships forbidden":        {"/organization_memberships", 403, clerkErr("authorization_invalid"), identity.ErrUnavailable, 1},
+		"memberships down":             {"/organization_memberships", 503, `CANARY`, identity.ErrUnavailable, 3},
+		"memberships null":             {"/organization_memberships", 200, `{"data":[null,{"role":"org:admin"}],"total_count":2}`, nil, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var tries atomic.Int32
+			r := newRig(t, answers("/v1/users/"+devclerk.AdminID+tt.path, func(w http.ResponseWriter, req *http.Request) {
+				tries.Add(1)
+				if req.Header.Get("Authorization") != "Bearer "+secretKey {
+					t.Error("the secret key did not come")
+				}
+				w.WriteHeader(tt.status)
+				_, _ = w.Write([]byte(tt.body))
+			}))
+			r.naps()
+			u, err := r.clerk.User(t.Context(), devclerk.AdminID)
+			if n := tries.Load(); n != tt.tries {
+				t.Errorf("%d tries, want %d", n, tt.tries)
+			}
+			if tt.kind != nil {
+				wantErr(t, err, tt.kind)
+				return
+			}
+			must(t, err)
+			if !slices.Equal(u.Roles, []string{"admin"}) || u.Memberships != nil {
+				t.Errorf("user %+v", u)
+			}
+		})
+	}
+}
+
+func TestPrimaryEmailIsTheVerifiedOne(t *testing.T) {
+	for body, want := range map[string]string{
+		`"primary_email_address_id":"b","email_addresses":[{"id":"a","email_address":"a@x"},{"id":"b","email_address":"b@x","verification":{"status":"verified"}}]`: "b@x",
+		`"primary_email_address_id":"b","email_addresses":[{"id":"b","email_address":"b@x","verification":{"status":"unverified"}}]`:                                "",
+		`"primary_email_address_id":"c","email_addresses":[{"id":"b","email_address":"b@x"}]`:                                                                       "",
+		`"primary_email_address_id":null,"email_addresses":[{"id":"b","email_address":"b@x","verification":null}]`:                                                  "b@x",
+		`"primary_email_address_id":null,"email_addresses":[{"id":"a","email_address":"a@x"},{"id":"b","email_address":"b@x"}]`:                                     "",
+		`"email_addresses":[]`: "",
+	} {
+		r := newRig(t, answers("/v1/users/"+devclerk.AdminID, func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprintf(w, `{"id":%q,%s}`, devclerk.AdminID, body)
+		}))
+		u, err := r.clerk.User(t.Context(), devclerk.AdminID)
+		must(t, err)
+		if u.Email != want {
+			t.Errorf("%s: %q, want %q", body, u.Email, want)
+		}
+	}
+}
+
+func TestDeprovisionedUserCountsAsBanned(t *testing.T) {
+	r := newRig(t, answers("/v1/users/"+devclerk.AdminID, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprintf(w, `{"id":%q,"banned":false,"deprovisioned":true}`, devclerk.AdminID)
+	}))
+	u, err := r.clerk.User(t.Context(), devclerk.AdminID)
+	must(t, err)
+	if !u.Banned {
+		t.Error("not banned")
+	}
+}
+
+func TestSecretKeyIsNotSentOnByARedirect(t *testing.T) {
+	var leaked atomic.Bool
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { leaked.Store(true) }))
+	defer other.Close()
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		r := newRig(t, answers("/v1/users/"+devclerk.AdminID, func(w http.ResponseWriter, req *http.Request) {
+			http.Redirect(w, req, other.URL, status)
+		}))
+		_, err := r.clerk.User(t.Context(), devclerk.AdminID)
+		wantErr(t, err, identity.ErrUnavailable)
+	}
+	if leaked.Load() {
+		t.Error("a redirect was followed")
+	}
+}
+
+func TestCompressedAnswerIsLimitedAfterDecompression(t *testing.T) {
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	_, err := z.Write([]byte(`{"id":"` + strings.Repeat("x", 8<<20)))
+	must(t, err)
+	must(t, z.Close())
+	r := newRig(t, answers("/v1/users/"+devclerk.AdminID, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write(bomb.Bytes())
+	}))
+	_, err = r.clerk.User(t.Context(), devclerk.AdminID)
+	wantErr(t, err, identity.ErrUnavailable)
+	if !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("error %q", err)
+	}
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	r := newRig(t, nil)
+	for i := range clerk.MaxEntries + 50 {
+		r.clerk.Fill(fmt.Sprintf("user_%d", i))
+	}
+	if n := r.clerk.Entries(); n != clerk.MaxEntries {
+		t.Errorf("%d entries", n)
+	}
+}
+
+func TestRoles(t *testing.T) {
+	for metadata, want := range map[string][]string{
+		`{"role":"admin"}`:                     {"admin"},
+		`{"role":["admin","premium"]}`:         {"admin", "premium"},
+		`{"role":["admin","admin",""]}`:        {"admin"},
+		`{"role":""}`:                          nil,
+		`{"role":[]}`:                          nil,
+		`{"role":null}`:                        nil,
+		`{"role":[null]}`:                      nil,
+		`{"role":["admin",1]}`:                 nil,
+		`{"role":["admin",null]}`:              nil,
+		`{"role":["admin",["premium"]]}`:       nil,
+		`{"role":1}`:                           nil,
+		`{"role":true}`:                        nil,
+		`{"role":{"admin":true}}`:              nil,
+		`{"Role":"admin"}`:                     nil, // encoding/json would take it
+		`{"ROLE":"admin","role":"member"}`:     {"member"},
+		`{"roles":"admin"}`:                    nil,
+		`{"unsafe_metadata":{"role":"admin"}}`: nil,
+		`{"role":" admin"}`:                    {" admin"}, // another role than admin
+		`{"role":"Admin"}`:                     {"Admin"},
+		`{}`:                                   nil,
+		`null`:                                 nil,
+		`[]`:                                   nil,
+		`"admin"`:                              nil,
+		``:                                     nil,
+		`{"role":"admin"`:                      nil,
+		`{"role":"admin"}x`:                    nil,
+		`{"role":"` + strings.Repeat("a", 3000) + `"}`: {strings.Repeat("a", 3000)},
+	} {
+		if got := clerk.Roles(json.RawMessage(metadata)); !slices.Equal(got, want) {
+			t.Errorf("%.60s: %q, want %q", metadata, got, want)
+		}
+	}
+}
+
+func FuzzRoles(f *testing.F) {
+	for _, s := range []string{`{"role":"admin"}`, `{"role":["a","b"]}`, `{"Role":"admin"}`, `{"role":[1]}`, `null`, `{"role":"\ud800"}`, `{"role":"a","role":["b"]}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, metadata []byte) {
+		got := clerk.Roles(metadata)
+		if len(got) == 0 {
+			return
+		}
+		// A role that was found is a string in the member named exactly "role".
+		var m map[string]any
+		if err := json.Unmarshal(metadata, &m); err != nil {
+			t.Fatalf("roles %q of what is not an object: %v", got, err)
+		}
+		var have []any
+		switch v := m["role"].(type) {
+		case string:
+			have = []any{v}
+		case []any:
+			have = v
+		}
+		for _, role := range got {
+			if role == "" || !slices.Contains(have, any(role)) {
+				t.Fatalf("role %q of %s", role, metadata)
+			}
+		}
+	})
+}
