@@ -1,0 +1,262 @@
+// Package authserver is the OAuth 2.1 authorization server of the MCP clients:
+// metadata, client registration, authorization with consent, codes, grants,
+// tokens and revocation. Users sign in at an upstream provider behind SignIn;
+// what they approve there and here becomes a grant, and everything a client
+// holds afterwards is derived from that one record.
+//
+// It imports the rooms store, identity and secret.
+//
+// Its one invariant: a code, a refresh token or an access token leaves this
+// package only after the grant that it belongs to has been committed in a
+// state that accepts it, and each change of a grant is one atomic operation on
+// one record. Nothing that is stored can be presented: of codes, tokens and
+// client secrets only hashes are kept, or values sealed under keys that the
+// store does not hold.
+package authserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/secret"
+	"github.com/mcp-clerk/mcp-clerk/internal/store"
+)
+
+// Lifetimes that are not configured.
+const (
+	codeTTL         = time.Minute         // RFC 6749 section 4.1.2 allows 10 minutes; clients need seconds
+	signinTTL       = 10 * time.Minute    // from the approval to the callback, and for a page to be answered
+	accountTTL      = 30 * 24 * time.Hour // sign-in cookie
+	registrationTTL = 90 * 24 * time.Hour // a registration nobody has approved
+	lostGrace       = 24 * time.Hour      // an ancestor whose successor was never used
+	tombstoneTTL    = 24 * time.Hour      // a revoked grant stays readable, so that its end can be explained
+	maxAccessTTL    = 24 * time.Hour
+)
+
+// The scopes every server has.
+const (
+	ScopeTools   = "mcp:tools"      // call the tools that the user's role allows
+	ScopeOffline = "offline_access" // refresh tokens (OpenID Connect Core section 11)
+)
+
+// SignIn is the upstream provider at which users prove who they are. verifier
+// is a PKCE code verifier (RFC 7636); Begin sends its S256 challenge. prompt is
+// "", "login" or "none".
+//
+// Complete returns the user that the id_token names. It reports
+// identity.ErrUnavailable (wrapped) when the provider could not be asked.
+type SignIn interface {
+	Begin(ctx context.Context, state, nonce, verifier, prompt string) (authURL string, err error)
+	Complete(ctx context.Context, code, verifier, nonce string) (identity.User, error)
+}
+
+// Directory knows the users as they are now. It reports identity.ErrNoUser for
+// one that is gone and identity.ErrUnavailable when it could not be asked.
+type Directory interface {
+	User(ctx context.Context, subject string) (identity.User, error)
+}
+
+// Scope is a scope that clients may ask for beside ScopeTools.
+type Scope struct {
+	Name        string
+	Description string // for the consent page: what it allows, in plain words
+}
+
+// Event is something that happened to a client or grant and that an operator
+// wants to find again: it is logged, and handed to Options.Observe.
+type Event struct {
+	Name     string // for example "grant.revoked"
+	ClientID string
+	Subject  string
+	Grant    string
+	Reason   string
+}
+
+// Options configure a Server. PublicURL, Keys, Store and SignIn are required;
+// every other zero value is the strict default.
+type Options struct {
+	// PublicURL is the issuer: https, or http on a loopback name; it may have a
+	// path prefix, and has no trailing slash.
+	PublicURL string
+	// ResourcePath is the path of the MCP endpoint below PublicURL. Default "/mcp".
+	ResourcePath string
+	// Keys are hex keys as ParseKeys returns them; the first one seals, all open.
+	Keys      []secret.String
+	Store     store.Store
+	SignIn    SignIn
+	Directory Directory // nil: nobody is asked
+	Scopes    []Scope   // beside ScopeTools and ScopeOffline
+	// PrivateRedirects are redirect URIs with a private-use scheme (RFC 8252
+	// section 7.1) that clients may register, beside the built-in list.
+	PrivateRedirects []string
+
+	AccessTokenTTL  time.Duration // default 1 h, at most 24 h
+	RefreshGrace    time.Duration // how long a superseded refresh token still works; default 30 min, negative: not at all
+	RefreshIdle     time.Duration // life of a refresh token that is not used; default 30 d
+	RefreshAbsolute time.Duration // life of a grant; default 180 d
+
+	// ServerName is shown to users and clients. Default "mcp-clerk".
+	ServerName string
+	Logger     *slog.Logger // nil: nothing is logged
+	// Observe is told of every Event; it must not block.
+	Observe func(context.Context, Event)
+	// ClientAddr says whom to count a request against; nil: the peer of the connection.
+	ClientAddr func(*http.Request) netip.Addr
+	// RequestID names a request on error pages and in the log; nil: a random one.
+	RequestID func(*http.Request) string
+	Now       func() time.Time // nil: time.Now
+}
+
+// Server is the authorization server. It is safe for concurrent use.
+type Server struct {
+	opts   Options
+	site   site
+	keys   *keyring
+	store  store.Store
+	signin SignIn
+	log    *slog.Logger
+	now    func() time.Time
+
+	scopes    []Scope // supported, ScopeTools first
+	documents documents
+	redirects redirectPolicy
+	limits    limits
+	grants    *grantCache
+	cancel    func() // ends the subscription to revocations
+}
+
+// New returns a Server. It reports every fault of the options at once and does
+// not touch the network.
+func New(o Options) (*Server, error) {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+
+	if o.ResourcePath == "" {
+		o.ResourcePath = "/mcp"
+	}
+	site, err := newSite(o.PublicURL, o.ResourcePath)
+	if err != nil {
+		faults = append(faults, err)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	list := make([]string, len(o.Keys))
+	for i, k := range o.Keys {
+		list[i] = k.Reveal()
+	}
+	keys, warnings, err := ParseKeys(secret.String(strings.Join(list, ",")), site.loopback)
+	if err != nil {
+		faults = append(faults, err)
+	}
+	for _, w := range warnings {
+		o.Logger.Warn(w)
+	}
+	if o.Store == nil {
+		fault("no store given")
+	}
+	if o.SignIn == nil {
+		fault("no sign-in provider given")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.ServerName == "" {
+		o.ServerName = "mcp-clerk"
+	}
+	defaultDuration(&o.AccessTokenTTL, time.Hour)
+	defaultDuration(&o.RefreshGrace, 30*time.Minute)
+	defaultDuration(&o.RefreshIdle, 30*24*time.Hour)
+	defaultDuration(&o.RefreshAbsolute, 180*24*time.Hour)
+	if o.AccessTokenTTL < 0 || o.AccessTokenTTL > maxAccessTTL {
+		fault("life of an access token %v is not between 0 and %v", o.AccessTokenTTL, maxAccessTTL)
+	}
+	if o.RefreshIdle < 0 || o.RefreshAbsolute < 0 {
+		fault("lives of a refresh token %v and %v may not be negative", o.RefreshIdle, o.RefreshAbsolute)
+	}
+	scopes := []Scope{{ScopeTools, "Use the tools that your role allows, in your name"}}
+	for _, sc := range o.Scopes {
+		if !validScope(sc.Name) || sc.Name == ScopeOffline || sc.Name == ScopeTools {
+			fault("scope %q is not a name for a scope of its own", sc.Name)
+			continue
+		}
+		scopes = append(scopes, sc)
+	}
+	scopes = append(scopes, Scope{ScopeOffline, "Stay connected without asking you again, until you disconnect it"})
+	redirects, err := newRedirectPolicy(o.PrivateRedirects)
+	if err != nil {
+		faults = append(faults, err)
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+
+	ring, err := newKeyring(keys)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		opts: o, site: site, keys: ring, store: o.Store, signin: o.SignIn,
+		log: o.Logger, now: o.Now, scopes: scopes, redirects: redirects,
+		limits: newLimits(), cancel: func() {},
+	}
+	s.documents = s.newDocuments()
+	s.grants = newGrantCache(s.loadGrantState, o.Now)
+	cancel, err := o.Store.Subscribe(topicGrant, func(key []byte) { s.grants.forget(string(key)) })
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to revocations: %w", err)
+	}
+	s.cancel = cancel
+	return s, nil
+}
+
+func defaultDuration(d *time.Duration, value time.Duration) {
+	if *d == 0 {
+		*d = value
+	}
+}
+
+// Close ends the subscription to the store, which stays open.
+func (s *Server) Close() error {
+	s.cancel()
+	return nil
+}
+
+// Register adds the routes of the server to mux. With a path prefix in the
+// public URL the endpoints answer below it and at the root: some clients and
+// some proxies leave the prefix out.
+func (s *Server) Register(mux *http.ServeMux) {
+	for path, doc := range s.documents.byPath {
+		mux.Handle(path, s.public("GET, HEAD", s.document(doc)))
+	}
+	prefixes := []string{s.site.prefix}
+	if s.site.prefix != "" {
+		prefixes = append(prefixes, "")
+	}
+	for _, p := range prefixes {
+		mux.Handle(p+"/jwks.json", s.public("GET, HEAD", s.jwks))
+		mux.Handle(p+"/register", s.public("POST", s.register))
+		mux.Handle(p+"/token", s.public("POST", s.token))
+		mux.Handle(p+"/revoke", s.public("POST", s.revoke))
+		mux.Handle(p+"/authorize", s.page("GET, POST", s.authorize))
+		mux.Handle(p+"/consent", s.page("POST", s.consent))
+		mux.Handle(p+"/callback", s.page("GET", s.callback))
+	}
+}
+
+// audit records e. No field of an Event may hold a secret.
+func (s *Server) audit(ctx context.Context, e Event) {
+	s.log.LogAttrs(ctx, slog.LevelInfo, "audit",
+		slog.String("event", e.Name), slog.String("client", e.ClientID),
+		slog.String("subject", e.Subject), slog.String("grant", e.Grant), slog.String("reason", e.Reason))
+	if s.opts.Observe != nil {
+		s.opts.Observe(ctx, e)
+	}
+}

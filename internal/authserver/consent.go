@@ -1,0 +1,170 @@
+package authserver
+
+import (
+	"crypto/subtle"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/store"
+)
+
+// ticket is what the forms carry, sealed: the request as it was checked, tied
+// to the browser by its csrf cookie. A form with another client, redirect or
+// scope than the page showed cannot be made.
+type ticket struct {
+	Request authRequest `json:"request"`
+	CSRF    []byte      `json:"csrf"`             // hash of the cookie
+	Expires int64       `json:"exp"`              // unix seconds
+	Shown   string      `json:"shown,omitempty"`  // subject that the page names
+	Handle  string      `json:"handle,omitempty"` // account page: of its sign-in record
+}
+
+const formTicket = "ticket"
+
+func (s *Server) sealTicket(w http.ResponseWriter, r *http.Request, t ticket) string {
+	t.CSRF = hash([]byte(s.csrfToken(w, r)))
+	t.Expires = s.now().Add(signinTTL).Unix()
+	return s.sealText(forForm, formTicket, t)
+}
+
+// consentPage asks whether the client may have access; a is the account that
+// the browser last signed in with, or nil.
+func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *client, req *authRequest, a *account) {
+	v := consentView{Client: s.clientView(c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent"}
+	t := ticket{Request: *req}
+	if a != nil {
+		t.Shown = a.Subject
+		v.Account, v.Switch = a.label(), req.url(s, "login")
+	}
+	v.Ticket = s.sealTicket(w, r, t)
+	s.render(w, http.StatusOK, "consent", "Approve access", v)
+}
+
+// accountPage names the account that signed in, for who approved without
+// having seen one.
+func (s *Server) accountPage(w http.ResponseWriter, r *http.Request, req *authRequest, a *account) {
+	c, err := s.loadClient(r.Context(), req.Client)
+	if errors.Is(err, errUnknownClient) {
+		s.unknownClientPage(w, r)
+		return
+	}
+	handle := randomText()
+	if err == nil {
+		err = s.createSignin(r.Context(), handle, signinRecord{Request: *req, Account: a})
+	}
+	if err != nil {
+		s.unavailablePage(w, r, err, req.url(s, ""))
+		return
+	}
+	s.render(w, http.StatusOK, "account", "Is this you?", consentView{
+		Client: s.clientView(c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent", Account: a.label(),
+		Ticket: s.sealTicket(w, r, ticket{Request: *req, Handle: handle}),
+	})
+}
+
+// consent takes the answer of both pages.
+func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
+	// Cookies ignore ports, and SameSite ignores them too: on loopback only
+	// the origin tells another server's page from ours.
+	if !s.sameOrigin(r) {
+		s.forgedPage(w, r)
+		return
+	}
+	form, err := readForm(w, r)
+	if err != nil {
+		s.forgedPage(w, r)
+		return
+	}
+	p, err := parseParams(form)
+	if err != nil || p.firstRepeated() != "" || r.URL.RawQuery != "" {
+		s.forgedPage(w, r)
+		return
+	}
+	var t ticket
+	csrf := s.readCookie(r, cookieCSRF)
+	if csrf == "" || !s.openText(forForm, formTicket, p.get("ticket"), &t) ||
+		subtle.ConstantTimeCompare(t.CSRF, hash([]byte(csrf))) != 1 {
+		s.forgedPage(w, r)
+		return
+	}
+	if !s.now().Before(time.Unix(t.Expires, 0)) {
+		s.signinOverPage(w, r, t.Request.url(s, ""))
+		return
+	}
+	if t.Handle != "" {
+		s.answerAccount(w, r, &t, p.get("decision"))
+		return
+	}
+	s.answerConsent(w, r, &t, p.get("decision"))
+}
+
+func (s *Server) answerConsent(w http.ResponseWriter, r *http.Request, t *ticket, decision string) {
+	req := &t.Request
+	c, err := s.loadClient(r.Context(), req.Client)
+	if errors.Is(err, errUnknownClient) {
+		s.unknownClientPage(w, r)
+		return
+	}
+	if err != nil {
+		s.unavailablePage(w, r, err, req.url(s, ""))
+		return
+	}
+	if _, err := s.findRedirect(c, req.Redirect); err != nil {
+		s.badRequestPage(w, r, err.Error())
+		return
+	}
+	switch decision {
+	case "approve":
+		s.audit(r.Context(), Event{Name: "consent.approved", ClientID: c.ID, Subject: t.Shown})
+		s.beginSignIn(w, r, req, t.Shown, http.StatusSeeOther)
+	case "cancel":
+		s.deny(w, r, req, t.Shown)
+	default:
+		s.forgedPage(w, r)
+	}
+}
+
+// answerAccount ends the sign-in, whatever the answer: its record counts once.
+func (s *Server) answerAccount(w http.ResponseWriter, r *http.Request, t *ticket, decision string) {
+	rec, err := s.takeSignin(r.Context(), t.Handle)
+	switch {
+	case errors.Is(err, store.ErrNotFound) || err == nil && rec.Account == nil:
+		s.signinOverPage(w, r, t.Request.url(s, ""))
+		return
+	case err != nil:
+		s.unavailablePage(w, r, err, t.Request.url(s, ""))
+		return
+	}
+	switch decision {
+	case "continue":
+		s.issueCode(w, r, &rec.Request, rec.Account, http.StatusSeeOther)
+	case "switch":
+		rec.Request.Login = true
+		s.beginSignIn(w, r, &rec.Request, "", http.StatusSeeOther)
+	case "cancel":
+		s.deny(w, r, &rec.Request, rec.Account.Subject)
+	default:
+		s.forgedPage(w, r)
+	}
+}
+
+func (s *Server) deny(w http.ResponseWriter, r *http.Request, req *authRequest, subject string) {
+	s.audit(r.Context(), Event{Name: "consent.denied", ClientID: req.Client, Subject: subject})
+	redirect(w, http.StatusSeeOther, req.refusal(s, errDenied))
+}
+
+// sameOrigin reports whether the form was sent from a page of this server, as
+// far as the browser says: it names the origin of every form that it posts.
+func (s *Server) sameOrigin(r *http.Request) bool {
+	for _, origin := range r.Header.Values("Origin") {
+		if origin != s.site.origin {
+			return false
+		}
+	}
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none":
+		return true
+	}
+	return false
+}

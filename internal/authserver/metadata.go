@@ -1,0 +1,140 @@
+package authserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+)
+
+// metadata is the document of RFC 8414 and, with the members that OpenID
+// Connect Discovery 1.0 requires, of that too: some clients validate one
+// against the schema of the other, so both paths answer with the whole.
+type metadata struct {
+	Issuer                 string   `json:"issuer"`
+	Authorization          string   `json:"authorization_endpoint"`
+	Token                  string   `json:"token_endpoint"`
+	Registration           string   `json:"registration_endpoint"`
+	Revocation             string   `json:"revocation_endpoint"`
+	JWKS                   string   `json:"jwks_uri"`
+	Scopes                 []string `json:"scopes_supported"`
+	ResponseTypes          []string `json:"response_types_supported"`
+	ResponseModes          []string `json:"response_modes_supported"`
+	GrantTypes             []string `json:"grant_types_supported"`
+	TokenAuthMethods       []string `json:"token_endpoint_auth_methods_supported"`
+	RevocationAuthMethods  []string `json:"revocation_endpoint_auth_methods_supported"`
+	ChallengeMethods       []string `json:"code_challenge_methods_supported"`
+	IssParameter           bool     `json:"authorization_response_iss_parameter_supported"` // RFC 9207
+	ProtectedResources     []string `json:"protected_resources"`                            // RFC 9728 section 4
+	Prompts                []string `json:"prompt_values_supported"`
+	SubjectTypes           []string `json:"subject_types_supported"`
+	IDTokenAlgs            []string `json:"id_token_signing_alg_values_supported"`
+	RequestParameter       bool     `json:"request_parameter_supported"`
+	RequestURIParameter    bool     `json:"request_uri_parameter_supported"` // its default is true
+	ClaimsParameter        bool     `json:"claims_parameter_supported"`
+	RequireSignedRequest   bool     `json:"require_signed_request_object"`
+	RequirePushedAuthorize bool     `json:"require_pushed_authorization_requests"`
+}
+
+// resourceMetadata is the document of RFC 9728.
+type resourceMetadata struct {
+	Resource             string   `json:"resource"`
+	AuthorizationServers []string `json:"authorization_servers"`
+	Scopes               []string `json:"scopes_supported"`
+	BearerMethods        []string `json:"bearer_methods_supported"`
+	Name                 string   `json:"resource_name"`
+}
+
+// documents are the public documents, encoded once, by origin asked for: on
+// loopback the resource metadata answers under each name of the listener with
+// that name, while the issuer stays one.
+type documents struct {
+	byPath map[string]map[string][]byte // path -> origin -> body
+}
+
+var authMethods = []string{methodNone, methodBasic, methodPost}
+
+func (s *Server) newDocuments() documents {
+	st := &s.site
+	var all, tools []string
+	for _, sc := range s.scopes {
+		all = append(all, sc.Name)
+		if sc.Name != ScopeOffline { // not a requirement of the resource
+			tools = append(tools, sc.Name)
+		}
+	}
+	md := encode(metadata{
+		Issuer:                st.issuer,
+		Authorization:         st.issuer + "/authorize",
+		Token:                 st.issuer + "/token",
+		Registration:          st.issuer + "/register",
+		Revocation:            st.issuer + "/revoke",
+		JWKS:                  st.issuer + "/jwks.json",
+		Scopes:                all,
+		ResponseTypes:         []string{"code"},
+		ResponseModes:         []string{"query"},
+		GrantTypes:            []string{grantTypeCode, grantTypeRefresh},
+		TokenAuthMethods:      authMethods,
+		RevocationAuthMethods: authMethods,
+		ChallengeMethods:      []string{"S256"},
+		IssParameter:          true,
+		ProtectedResources:    []string{st.resource},
+		Prompts:               []string{"none", "login", "consent", "select_account"},
+		SubjectTypes:          []string{"public"},
+		IDTokenAlgs:           []string{"RS256"},
+	})
+	server := map[string][]byte{st.origin: md}
+	resource := map[string][]byte{}
+	origins := map[string]bool{st.origin: true}
+	for host := range st.aliases {
+		origins[st.scheme+"://"+host] = true
+	}
+	for origin := range origins {
+		resource[origin] = encode(resourceMetadata{
+			Resource:             origin + st.path,
+			AuthorizationServers: []string{st.issuer},
+			Scopes:               tools,
+			BearerMethods:        []string{"header"},
+			Name:                 s.opts.ServerName,
+		})
+	}
+	d := documents{byPath: map[string]map[string][]byte{
+		// RFC 8414 section 3.1 inserts the well-known part before the path,
+		// OpenID Connect Discovery section 4 appends it.
+		"/.well-known/oauth-authorization-server" + st.prefix: server,
+		"/.well-known/openid-configuration" + st.prefix:       server,
+		st.prefix + "/.well-known/openid-configuration":       server,
+		"/.well-known/oauth-protected-resource":               resource,
+		"/.well-known/oauth-protected-resource" + st.path:     resource,
+	}}
+	return d
+}
+
+func encode(v any) []byte {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		panic(fmt.Sprintf("authserver: encode metadata: %v", err)) // strings and booleans only
+	}
+	return append(b, '\n')
+}
+
+func (s *Server) document(byOrigin map[string][]byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, ok := byOrigin[s.site.originFor(r)]
+		if !ok {
+			body = byOrigin[s.site.origin]
+		}
+		h := w.Header()
+		h.Set("Content-Type", "application/json")
+		h.Set("Cache-Control", "public, max-age=300")
+		h.Add("Vary", "Host")
+		w.Write(body)
+	}
+}
+
+// jwks is the key set that discovery requires. It is empty and true: no
+// id_token and no signed access token is issued.
+func (s *Server) jwks(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/jwk-set+json")
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	w.Write([]byte("{\"keys\":[]}\n"))
+}
