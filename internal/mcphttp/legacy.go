@@ -1,0 +1,303 @@
+package mcphttp
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+)
+
+// maxBatch is how many messages a batch may hold.
+const maxBatch = 100
+
+// postLegacy serves one message of a revision with sessions.
+func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.Principal, m *jsonrpc.Message) {
+	if m.Method == "initialize" {
+		s.initialize(w, r, p, m)
+		return
+	}
+	session, record, ok := s.session(w, r, p, m.ID)
+	if !ok {
+		return
+	}
+	if m.IsRequest() {
+		if !s.acceptsLegacy(w, r, m.ID) {
+			return
+		}
+		st := newStream(s, w, true, true)
+		st.keepAwake()
+		ctx, x, stop := s.legacyExchange(r, p, session, st, m)
+		defer stop()
+		x.call.LogLevel = record.LogLevel
+		s.serve(ctx, r, x, nil)
+		return
+	}
+	if s.fromClient(r, ownerOf(session, p), m) {
+		w.WriteHeader(http.StatusAccepted)
+		return
+	}
+	s.notification(w, r, &Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r})
+}
+
+// acceptsLegacy reads Accept, whose types are required in these revisions
+// (2025-11-25, basic/transports, Sending Messages, 2).
+func (s *Server) acceptsLegacy(w http.ResponseWriter, r *http.Request, id []byte) bool {
+	if json, events := accepts(r.Header["Accept"]); json && events {
+		return true
+	}
+	refuse(w, http.StatusNotAcceptable, id, jsonrpc.CodeInvalidRequest, "the client must accept both application/json and text/event-stream")
+	return false
+}
+
+// legacyExchange prepares the request m of a session, to be answered on st.
+// Its context does not end with the connection, only by a message of its owner
+// or when the client has been away for long. stop must be called when the
+// response is out.
+func (s *Server) legacyExchange(r *http.Request, p *identity.Principal, session *Session, st *stream, m *jsonrpc.Message) (context.Context, *exchange, func()) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
+	x := &exchange{stream: st, server: s, cancel: cancel}
+	x.call = Call{Message: m, Version: session.Version, Session: session, request: r, out: x}
+	x.key = callKey{ownerOf(session, p), jsonrpc.IDKey(m.ID)}
+	gone := context.AfterFunc(r.Context(), x.detach)
+	return ctx, x, func() { gone(); cancel(nil) }
+}
+
+// session opens the session of the request and reads its record, or answers
+// the request.
+func (s *Server) session(w http.ResponseWriter, r *http.Request, p *identity.Principal, id []byte) (*Session, sessionRecord, bool) {
+	refuseWith := func(status int, message string) (*Session, sessionRecord, bool) {
+		refuse(w, status, id, jsonrpc.CodeInvalidRequest, message)
+		return nil, sessionRecord{}, false
+	}
+	versions := r.Header[hdrVersion]
+	if len(versions) > 1 || len(versions) == 1 && !isLegacy(versions[0]) {
+		return refuseWith(http.StatusBadRequest, "unsupported MCP-Protocol-Version; served are "+strings.Join(SupportedVersions, ", "))
+	}
+	ids := r.Header[hdrSession]
+	if len(ids) != 1 {
+		return refuseWith(http.StatusBadRequest, "exactly one Mcp-Session-Id header is required after initialize")
+	}
+	session, err := s.openSession(ids[0], p)
+	var record sessionRecord
+	if err == nil {
+		if record, err = s.records.get(r.Context(), session.ID); err != nil {
+			s.log.Warn("session not checked", "session", session.ID, "error", err)
+			w.Header().Set("Retry-After", retryAfter)
+			return refuseWith(http.StatusServiceUnavailable, "temporarily unavailable")
+		}
+	}
+	if err != nil || record.Closed {
+		// Clients tell this 404 from that of an unknown method by its body: it
+		// is no JSON-RPC message.
+		http.Error(w, "no such session", http.StatusNotFound)
+		return nil, record, false
+	}
+	return session, record, true
+}
+
+func (s *Server) openSession(value string, p *identity.Principal) (*Session, error) {
+	if p == nil {
+		return s.codec.open(value, "", "", s.now())
+	}
+	session, err := s.codec.open(value, p.Subject, p.Grant, s.now())
+	if err != nil && s.o.Anonymous {
+		// A session begun before signing in goes on after it.
+		session, err = s.codec.open(value, "", "", s.now())
+	}
+	return session, err
+}
+
+// initialize opens a session.
+func (s *Server) initialize(w http.ResponseWriter, r *http.Request, p *identity.Principal, m *jsonrpc.Message) {
+	if m.ID == nil {
+		refuse(w, http.StatusBadRequest, nil, jsonrpc.CodeInvalidRequest, "initialize is a request")
+		return
+	}
+	if !s.acceptsLegacy(w, r, m.ID) {
+		return
+	}
+	nonce := newNonce()
+	session := newSession(sessionName(nonce), p, m.Params, s.now().Add(s.o.SessionTTL))
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	// The id of the session goes out in the header, so nothing may go out
+	// before the result is known: no notifications, no comments.
+	x := &exchange{stream: newStream(s, w, true, true), server: s, cancel: cancel}
+	x.call = Call{Message: m, Session: session, Version: session.Version, request: r}
+	if v, ok := jsonrpc.LookupString(m.Params, "protocolVersion"); ok {
+		x.call.Version = v
+	}
+	x.call.ClientInfo, _ = jsonrpc.Lookup(m.Params, "clientInfo")
+	x.call.ClientCapabilities, _ = jsonrpc.Lookup(m.Params, "capabilities")
+	s.serve(ctx, r, x, func(response []byte) error {
+		version, ok := jsonrpc.LookupString(response, "result", "protocolVersion")
+		if !ok {
+			return nil // refused: no session
+		}
+		if !isLegacy(version) {
+			return fmt.Errorf("handler agreed on version %q", version)
+		}
+		session.Version = version
+		value, err := s.codec.seal(session, nonce)
+		if err != nil {
+			return err
+		}
+		w.Header()[hdrSession] = []string{value}
+		return nil
+	})
+}
+
+// batch serves a JSON-RPC batch, one message after the other, their responses
+// on one stream.
+func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Principal, body []byte) {
+	parts, err := jsonrpc.SplitBatch(body, strict)
+	if err != nil {
+		refuseMessage(w, err)
+		return
+	}
+	session, record, ok := s.session(w, r, p, nil)
+	if !ok {
+		return
+	}
+	switch {
+	case session.Version != batchVersion:
+		refuse(w, http.StatusBadRequest, nil, jsonrpc.CodeInvalidRequest, "batches exist only in revision "+batchVersion)
+		return
+	case len(parts) > maxBatch:
+		refuse(w, http.StatusBadRequest, nil, jsonrpc.CodeInvalidRequest, fmt.Sprintf("a batch may hold %d messages", maxBatch))
+		return
+	}
+	messages, faults, requests := make([]*jsonrpc.Message, len(parts)), make([][]byte, len(parts)), false
+	for i, part := range parts {
+		m, err := jsonrpc.Parse(part, strict)
+		if err != nil {
+			faults[i] = refusalOf(err)
+		} else if m.Method == "initialize" {
+			// 2025-03-26, basic/lifecycle, Initialization.
+			faults[i] = jsonrpc.NewError(m.ID, jsonrpc.CodeInvalidRequest, "initialize cannot be part of a batch", nil)
+		}
+		messages[i] = m
+		requests = requests || faults[i] != nil || m.IsRequest()
+	}
+	if requests && !s.acceptsLegacy(w, r, nil) {
+		return
+	}
+	st := newStream(s, w, true, true)
+	if requests {
+		st.keepAwake()
+	}
+	var responses [][]byte
+	for i, m := range messages {
+		switch {
+		case faults[i] != nil:
+			responses = append(responses, faults[i])
+		case m.IsRequest():
+			ctx, x, stop := s.legacyExchange(r, p, session, st, m)
+			x.call.LogLevel = record.LogLevel
+			if _, response := s.run(ctx, r, x); response != nil {
+				responses = append(responses, response)
+			}
+			stop()
+		case !s.fromClient(r, ownerOf(session, p), m):
+			call := Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r}
+			if _, err := s.handle(r.Context(), &call); err != nil {
+				s.log.Info("notification not handled", "method", m.Method, "error", err)
+			}
+		}
+	}
+	switch {
+	case !requests:
+		w.WriteHeader(http.StatusAccepted)
+	case len(responses) == 0:
+		st.abandon()
+	default:
+		st.finish(http.StatusOK, true, responses...)
+	}
+}
+
+// afterwards keeps what a successful request changed about its session.
+func (s *Server) afterwards(ctx context.Context, call *Call, response []byte) error {
+	if call.Session == nil {
+		return nil
+	}
+	var change func(*sessionRecord) error
+	switch call.Message.Method {
+	case "logging/setLevel":
+		level, _ := jsonrpc.LookupString(call.Message.Params, "level")
+		change = func(r *sessionRecord) error { r.LogLevel = level; return nil }
+	case "resources/subscribe":
+		uri, _ := jsonrpc.LookupString(call.Message.Params, "uri")
+		change = func(r *sessionRecord) error { return subscribe(r, uri) }
+	case "resources/unsubscribe":
+		uri, _ := jsonrpc.LookupString(call.Message.Params, "uri")
+		change = func(r *sessionRecord) error { unsubscribe(r, uri); return nil }
+	default:
+		return nil
+	}
+	if _, ok := jsonrpc.Lookup(response, "result"); !ok {
+		return nil
+	}
+	return s.records.update(ctx, call.Session, change)
+}
+
+// get opens the stream for what the server has to say outside of calls.
+func (s *Server) get(w http.ResponseWriter, r *http.Request, p *identity.Principal) {
+	if s.refusedModern(w, r) {
+		return
+	}
+	if _, events := accepts(r.Header["Accept"]); !events {
+		refuse(w, http.StatusNotAcceptable, nil, jsonrpc.CodeInvalidRequest, "the client must accept text/event-stream")
+		return
+	}
+	session, _, ok := s.session(w, r, p, nil)
+	if !ok {
+		return
+	}
+	l := newListener(p)
+	l.session = session
+	s.listeners.add(l)
+	defer s.listeners.remove(l)
+	st := newStream(s, w, false, true)
+	defer st.end()
+	if st.begin() == nil {
+		s.listen(r, l, st)
+	}
+}
+
+// delete ends a session.
+func (s *Server) delete(w http.ResponseWriter, r *http.Request, p *identity.Principal) {
+	if s.refusedModern(w, r) {
+		return
+	}
+	session, _, ok := s.session(w, r, p, nil)
+	if !ok {
+		return
+	}
+	err := s.records.update(r.Context(), session, func(rec *sessionRecord) error {
+		*rec = sessionRecord{Closed: true}
+		return nil
+	})
+	if err != nil {
+		s.log.Warn("session not closed", "session", session.ID, "error", err)
+		w.Header().Set("Retry-After", retryAfter)
+		refuse(w, http.StatusServiceUnavailable, nil, jsonrpc.CodeInternal, "temporarily unavailable")
+		return
+	}
+	s.cancelSession(session.ID)
+	s.listeners.endSession(session.ID)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// refusedModern answers GET and DELETE of a modern client with 405 (2026-07-28,
+// basic/transports/streamable-http, Earlier Streamable HTTP Revisions).
+func (s *Server) refusedModern(w http.ResponseWriter, r *http.Request) bool {
+	if !anyModern(r.Header[hdrVersion], r.Header[hdrSession] != nil) {
+		return false
+	}
+	w.Header().Set("Allow", "POST, OPTIONS")
+	refuse(w, http.StatusMethodNotAllowed, nil, jsonrpc.CodeInvalidRequest, r.Method+" does not exist in revision "+modernVersion)
+	return true
+}
