@@ -1,0 +1,74 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+)
+
+// listen starts, once, the stream of what the server sends unasked (2025-11-25,
+// basic/transports, "Listening for Messages from the Server"). It is opened
+// again for as long as the session lives, unless the server offers none.
+func (s *Session) listen() {
+	s.mu.Lock()
+	start := !s.listening
+	s.listening = true
+	s.mu.Unlock()
+	if start {
+		s.background(s.listenLoop)
+	}
+}
+
+// unasked stands for the call that a stream opened by GET does not have.
+var unasked = &jsonrpc.Message{}
+
+func (s *Session) listenLoop(life context.Context) {
+	var of lease
+	var worked bool // the stream of this session has been open
+	var st *stream
+	failures := 0
+	for life.Err() == nil {
+		ctx, cancel := context.WithCancel(life)
+		s.mu.Lock()
+		l := s.lease
+		s.kick = cancel
+		s.mu.Unlock()
+		if st == nil || l.generation != of.generation {
+			of, worked, st, failures = l, false, &stream{retry: -1}, 0
+		}
+		resp, err := s.get(ctx, l, st.lastID)
+		wait := backoff(failures, time.Second, 30*time.Second)
+		failures++
+		if err == nil {
+			worked = true
+			_, err = s.c.readStream(resp, &Call{Message: unasked, Deliver: s.deliver}, st)
+			_ = resp.Body.Close()
+			if st.messages > 0 {
+				failures = 0
+			}
+			wait = max(st.retry, wait)
+		}
+		if status, ok := errors.AsType[*StatusError](err); ok && ctx.Err() == nil {
+			switch code := status.Status; {
+			case code == http.StatusNotFound && worked:
+				// The stream was there: it is the session that is gone.
+				if s.renew(life, l, nil) == nil {
+					wait = 0
+				}
+			case code == http.StatusUnauthorized, code == http.StatusForbidden, code == http.StatusTooManyRequests, code >= 500 && code != http.StatusNotImplemented:
+			default:
+				cancel()
+				s.c.log.Debug("the server offers no stream of its own", "host", s.c.Host(), "status", code)
+				s.mu.Lock()
+				s.listening = false // the next initialized asks again
+				s.mu.Unlock()
+				return
+			}
+		}
+		_ = sleep(ctx, wait) // a new session ends ctx
+		cancel()
+	}
+}

@@ -1,0 +1,81 @@
+// Package transport owns raw MCP connections: the newline-delimited framing of
+// stdio and the client leg of Streamable HTTP, for the revisions with sessions
+// (up to 2025-11-25) and for the stateless one (2026-07-28). It reads envelopes
+// and leaves bodies alone.
+//
+// It may import jsonrpc and nothing else of ours. Its one invariant: a message
+// that may have reached the server is not sent a second time, unless the
+// server's refusal shows that it was not executed (401, 403 with a bearer
+// challenge, 404 for the session, 429, and 503 for everything but a tool call).
+package transport
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+)
+
+// DefaultMaxMessage is the largest message accepted in either direction when
+// the options name no other limit, in bytes. A reader holds at most one message
+// of this size, and each call in flight holds its own request.
+const DefaultMaxMessage = 64 << 20
+
+// relayLimits is how deep a message may nest that only passes through.
+var relayLimits = jsonrpc.Limits{MaxDepth: 1000}
+
+// Authorizer supplies bearer tokens. The signatures use standard types only, so
+// that a client of OAuth satisfies it without knowing this package.
+type Authorizer interface {
+	// Token returns the access token to send, or "" when none is known: the
+	// request then goes out without one.
+	Token(ctx context.Context) (string, error)
+	// Authorize is asked after a request made with the token refused was
+	// answered by 401, or by 403 with a bearer challenge; header is that
+	// answer's. It returns nil when Token may now give another answer.
+	Authorize(ctx context.Context, refused string, status int, header http.Header) error
+}
+
+// Call is one message on its way to the server.
+type Call struct {
+	// Message is sent as it is, byte for byte.
+	Message *jsonrpc.Message
+	// Header is added to the HTTP request (Mcp-Param-* of revision 2026-07-28).
+	Header http.Header
+	// Deliver receives what the server sends back on the call's own stream, in
+	// order, the response last. An error from it ends the call. Nil drops all.
+	Deliver func(*jsonrpc.Message) error
+	// Started is called once the message may have begun to reach the server,
+	// possibly more than once. Nil is allowed.
+	Started func()
+	// Authorizing is called with true when the call begins to wait for the
+	// Authorizer, and with false when that wait is over. Nil is allowed.
+	Authorizing func(waiting bool)
+}
+
+func (c *Call) deliver(m *jsonrpc.Message) error {
+	if c.Deliver == nil {
+		return nil
+	}
+	return c.Deliver(m)
+}
+
+func (c *Call) started() {
+	if c.Started != nil {
+		c.Started()
+	}
+}
+
+// IsModern reports whether m carries its protocol version itself, as every
+// request of revision 2026-07-28 and later does (basic/index, "_meta").
+func IsModern(m *jsonrpc.Message) bool {
+	_, ok := modernVersion(m)
+	return ok
+}
+
+func modernVersion(m *jsonrpc.Message) (string, bool) {
+	if m.Method == "" || m.Params == nil {
+		return "", false
+	}
+	return jsonrpc.LookupString(m.Params, "_meta", "io.modelcontextprotocol/protocolVersion")
+}
