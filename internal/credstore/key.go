@@ -1,0 +1,274 @@
+package credstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// keyLockPatience bounds the wait for another process that looks for the key:
+// longer than its keyring call may take.
+const keyLockPatience = 2 * keyringTimeout
+
+// marker is the file "backend": where the key is, and which one it is. It is
+// what keeps processes with and without a keyring from sealing with two keys.
+type marker struct {
+	Version int    `json:"version"`
+	Backend string `json:"backend"`
+	Account string `json:"account,omitempty"` // the key's name in the keyring
+	KeyID   string `json:"key_id"`
+	// Fallback says that the file was not chosen but all there was.
+	Fallback bool `json:"fallback,omitempty"`
+}
+
+func (s *Store) markerPath() string { return filepath.Join(s.dir, "backend") }
+func (s *Store) keyPath() string    { return filepath.Join(s.dir, "key") }
+
+// readMarker returns nil where no key was made yet, and where the marker is
+// damaged: the search then starts anew and finds the key where it is.
+func (s *Store) readMarker() (*marker, error) {
+	raw, err := readFile(s.markerPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read where the key is: %w", err)
+	}
+	var m marker
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return nil, nil
+	}
+	if m.Version > 1 {
+		return nil, &VersionError{Path: s.markerPath(), Version: m.Version}
+	}
+	if m.Backend != BackendKeyring && m.Backend != BackendFile {
+		return nil, nil
+	}
+	return &m, nil
+}
+
+// settles reports whether the marker's place is one that mode accepts.
+func (m *marker) settles(mode string) bool {
+	return m != nil && (mode == ModeAuto || mode == m.Backend)
+}
+
+// sealingKey returns the key of this state directory, making it first where
+// there is none. forWrite says that a record is about to be written: then, in
+// auto mode, a keyring that has gone away is replaced by the file, because the
+// person has just signed in again; a mere read leaves everything as it is.
+func (s *Store) sealingKey(ctx context.Context, forWrite bool) ([]byte, error) {
+	s.keyMu.Lock()
+	defer s.keyMu.Unlock()
+
+	// The marker is read each time: another process may have moved the key.
+	m, err := s.readMarker()
+	if err != nil {
+		return nil, err
+	}
+	if s.key != nil && m.settles(s.mode) && m.KeyID == s.keyID {
+		return s.key, nil
+	}
+	if err := s.ensureDir(); err != nil {
+		return nil, err
+	}
+	unlock, err := s.lockPath(ctx, filepath.Join(s.dir, "key.lock"), keyLockPatience)
+	if err != nil && !errors.Is(err, errPatience) {
+		return nil, err
+	}
+	defer unlock()
+	if m, err = s.readMarker(); err != nil {
+		return nil, err
+	}
+	key, place, err := s.findKey(ctx, m, forWrite)
+	if err != nil {
+		return nil, err
+	}
+	place.Version, place.KeyID = 1, keyID(key)
+	if m == nil || *m != place {
+		if err := s.writeMarker(place); err != nil {
+			return nil, err
+		}
+	}
+	if place.Fallback {
+		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, readable by your user only", s.keyPath()))
+	}
+	s.key, s.keyID = key, place.KeyID
+	return key, nil
+}
+
+// findKey returns the key and the place where it lies afterwards.
+func (s *Store) findKey(ctx context.Context, m *marker, forWrite bool) ([]byte, marker, error) {
+	account := s.account()
+	if m != nil && m.Account != "" {
+		account = m.Account
+	}
+	inKeyring := marker{Backend: BackendKeyring, Account: account}
+	inFile := marker{Backend: BackendFile}
+
+	switch {
+	case s.mode == ModeFile && m != nil && m.Backend == BackendKeyring:
+		// The person chose the file: the key moves, so that nobody signs in
+		// again. A keyring out of reach keeps it; a new one is made then.
+		key, err := keyringGet(ctx, account)
+		switch {
+		case err == nil:
+			if err := s.writeKey(key); err != nil {
+				return nil, marker{}, err
+			}
+			_ = keyringDelete(ctx, account) // a copy left there opens nothing new
+			return key, inFile, nil
+		case !errors.Is(err, ErrNotFound):
+			s.warnOnce(fmt.Sprintf("the keyring is not available (%v): earlier sign-ins sealed with its key cannot be read", err))
+		}
+		key, err = s.fileKey()
+		return key, inFile, err
+
+	case s.mode == ModeFile:
+		key, err := s.fileKey()
+		return key, inFile, err
+
+	case m != nil && m.Backend == BackendFile && s.mode == ModeAuto:
+		key, err := s.fileKey()
+		return key, *m, err
+
+	case m == nil && s.mode == ModeAuto && s.hasKeyFile():
+		// The marker was lost; the key beside the data says who sealed it.
+		key, err := s.fileKey()
+		return key, inFile, err
+	}
+
+	// The keyring it is, or is to be.
+	var given []byte
+	if m != nil && m.Backend == BackendFile {
+		key, err := s.readKey() // moves to the keyring
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, marker{}, err
+		}
+		given = key
+	}
+	key, err := keyringKey(ctx, account, given)
+	if err == nil {
+		if given != nil && bytes.Equal(key, given) {
+			// The marker names the keyring before the file goes.
+			place := inKeyring
+			place.Version, place.KeyID = 1, keyID(key)
+			if err := s.writeMarker(place); err != nil {
+				return nil, marker{}, err
+			}
+			os.Remove(s.keyPath())
+		}
+		return key, inKeyring, nil
+	}
+	if s.mode == ModeKeyring || (m != nil && !forWrite) || ctx.Err() != nil {
+		return nil, marker{}, &UnavailableError{Err: err}
+	}
+	key, err = s.fileKey()
+	inFile.Fallback = true
+	return key, inFile, err
+}
+
+// keyringKey reads the key of account, or stores given (else a new one) where
+// the keyring has none.
+func keyringKey(ctx context.Context, account string, given []byte) ([]byte, error) {
+	if given == nil {
+		key, err := keyringGet(ctx, account)
+		if !errors.Is(err, ErrNotFound) {
+			return key, err
+		}
+		given = newKey()
+	}
+	if err := keyringSet(ctx, account, given); err != nil {
+		return nil, err
+	}
+	return given, nil
+}
+
+// account names the key of this state directory in the keyring: several
+// directories of one user, as tests and profiles have them, share none.
+func (s *Store) account() string {
+	sum := sha256.Sum256([]byte(s.dir))
+	return "credentials-" + hex.EncodeToString(sum[:8])
+}
+
+func (s *Store) hasKeyFile() bool {
+	_, err := os.Lstat(s.keyPath())
+	return err == nil
+}
+
+// fileKey reads the key beside the data, or makes one. A damaged file is
+// replaced: what it sealed is lost either way.
+func (s *Store) fileKey() ([]byte, error) {
+	key, err := s.readKey()
+	if err == nil {
+		return key, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errBadKey) {
+		return nil, err
+	}
+	key = newKey()
+	if errors.Is(err, errBadKey) {
+		return key, s.writeKey(key)
+	}
+	err = writeNew(s.keyPath(), encodeKey(key))
+	if errors.Is(err, fs.ErrExist) {
+		return s.readKey() // another process was first
+	}
+	if err != nil {
+		return nil, fmt.Errorf("save key: %w", err)
+	}
+	return key, nil
+}
+
+var errBadKey = errors.New("damaged key file")
+
+func (s *Store) readKey() ([]byte, error) {
+	raw, err := readFile(s.keyPath())
+	if err != nil {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	key, err := hex.DecodeString(string(bytes.TrimSpace(raw)))
+	if err != nil || len(key) != keySize {
+		return nil, fmt.Errorf("read %q: %w", s.keyPath(), errBadKey)
+	}
+	return key, nil
+}
+
+func (s *Store) writeKey(key []byte) error {
+	if err := writeFile(s.keyPath(), encodeKey(key)); err != nil {
+		return fmt.Errorf("save key: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) writeMarker(m marker) error {
+	raw, err := json.Marshal(m)
+	if err == nil {
+		err = writeFile(s.markerPath(), append(raw, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("save where the key is: %w", err)
+	}
+	return nil
+}
+
+func encodeKey(key []byte) []byte { return []byte(hex.EncodeToString(key) + "\n") }
+
+func newKey() []byte {
+	key := make([]byte, keySize)
+	rand.Read(key) // never fails (crypto/rand)
+	return key
+}
+
+// keyID tells keys apart without saying anything about them.
+func keyID(key []byte) string {
+	sum := sha256.Sum256(append([]byte("mcp-clerk key id\x00"), key...))
+	return hex.EncodeToString(sum[:8])
+}

@@ -1,0 +1,97 @@
+package oauthclient
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/secret"
+)
+
+// register obtains a client id at the authorization server, in the order of
+// revision 2026-07-28: registered beforehand, client metadata document, dynamic
+// registration.
+func (c *Client) register(ctx context.Context, m *serverMetadata, redirectURI string) (registration, error) {
+	switch {
+	case c.opts.ClientID != "":
+		r := registration{ClientID: c.opts.ClientID, ClientSecret: c.opts.ClientSecret, RedirectURI: redirectURI, Static: true}
+		r.AuthMethod = authMethod(m, r.ClientSecret != "")
+		return r, nil
+	case c.opts.ClientMetadataURL != "" && bool(m.ClientMetadataDocument):
+		return registration{ClientID: c.opts.ClientMetadataURL, AuthMethod: "none", RedirectURI: redirectURI, Static: true}, nil
+	case m.RegistrationEndpoint == "":
+		return registration{}, fmt.Errorf("authorization server %q registers no clients by itself: a client id has to be obtained from whoever runs it", printable(m.Issuer))
+	}
+	method := "none"
+	if len(m.AuthMethods) > 0 && !slices.Contains(m.AuthMethods, "none") {
+		method = authMethod(m, true)
+	}
+	body, err := json.Marshal(map[string]any{
+		"client_name":                c.opts.ClientName,
+		"redirect_uris":              []string{redirectURI},
+		"grant_types":                []string{"authorization_code", "refresh_token"},
+		"response_types":             []string{"code"},
+		"token_endpoint_auth_method": method,
+		// OpenID Connect servers take a missing application_type for "web" and
+		// refuse loopback redirects then.
+		"application_type": "native",
+	})
+	if err != nil {
+		return registration{}, err
+	}
+	a, err := c.http.post(ctx, m.RegistrationEndpoint, "application/json", body, nil)
+	if err != nil {
+		return registration{}, fmt.Errorf("register at %q: %w", printable(m.Issuer), err)
+	}
+	if !a.ok() {
+		return registration{}, fmt.Errorf("register at %q: %w", printable(m.Issuer), answerError(a))
+	}
+	var got struct {
+		ClientID     string          `json:"client_id"`
+		ClientSecret string          `json:"client_secret"`
+		AuthMethod   string          `json:"token_endpoint_auth_method"`
+		Expires      json.RawMessage `json:"client_secret_expires_at"`
+	}
+	if err := decodeJSON(a, &got); err != nil {
+		return registration{}, fmt.Errorf("register at %q: %w", printable(m.Issuer), err)
+	}
+	if got.ClientID == "" {
+		return registration{}, fmt.Errorf("register at %q: the answer has no client_id", printable(m.Issuer))
+	}
+	r := registration{
+		ClientID: got.ClientID, ClientSecret: secret.String(got.ClientSecret),
+		AuthMethod: got.AuthMethod, RedirectURI: redirectURI,
+	}
+	switch {
+	case r.ClientSecret == "":
+		r.AuthMethod = "none"
+	case r.AuthMethod == "":
+		r.AuthMethod = "client_secret_basic" // the default of RFC 7591 section 2
+	}
+	// The secret's expiry is the registration's (RFC 7591 section 3.2.1); 0 is
+	// never.
+	if at, ok := number(got.Expires); ok && at > 0 && r.ClientSecret != "" {
+		r.Expires = time.Unix(int64(min(at, 1<<40)), 0)
+	}
+	return r, nil
+}
+
+// authMethod chooses how the client proves itself at the token endpoint.
+func authMethod(m *serverMetadata, hasSecret bool) string {
+	if !hasSecret {
+		return "none"
+	}
+	for _, method := range []string{"client_secret_basic", "client_secret_post"} {
+		if len(m.AuthMethods) == 0 || slices.Contains(m.AuthMethods, method) {
+			return method
+		}
+	}
+	return "client_secret_basic"
+}
+
+// usable reports whether the registration can serve another sign-in at issuer.
+func (r *registration) usable(now time.Time) bool {
+	return r.ClientID != "" && !r.Suspect && !r.Static && (r.Expires.IsZero() || now.Before(r.Expires))
+}

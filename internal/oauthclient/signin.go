@@ -1,0 +1,435 @@
+package oauthclient
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/secret"
+)
+
+// signInRequest says why a sign-in is wanted.
+type signInRequest struct {
+	explicit  bool          // the user asked for it
+	refused   secret.String // the token that the server would not take
+	challenge *Challenge    // of the refusal
+	isStepUp  bool
+	stepUp    []string // scopes that are missing
+}
+
+// errAgain reports a client that the authorization server does not know (any
+// more): it is registered anew, once.
+var errAgain = errors.New("the authorization server does not know this client any more")
+
+// signIn obtains a credential with the user's help. One process at a time does
+// so; the others wait for its outcome, whatever it is.
+func (c *Client) signIn(ctx context.Context, req signInRequest) error {
+	if !req.explicit && c.opts.OpenURL == nil {
+		return c.notSignedIn("no browser may be opened", nil)
+	}
+	began := c.opts.Now()
+	before := c.current()
+	unlock, waited, err := c.lockPending(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	defer c.http.close()
+
+	cred, _, err := c.reload(ctx)
+	if err != nil && !req.explicit {
+		return err // a new sign-in would not be kept either
+	}
+	if c.satisfied(req, cred, before, waited) {
+		return nil
+	}
+	pending := c.loadPending(ctx)
+	if pending != nil && !pending.Ended.IsZero() {
+		ended := age(c.opts.Now(), pending.Ended)
+		if !req.explicit && ended < quietTime || waited && !pending.Ended.Before(began.Add(-time.Second)) {
+			return pending.failure(c)
+		}
+	}
+	if pending.underWay(c.opts.Now()) && containsAll(pending.Scopes, req.stepUp) {
+		if cb, err := listenCallback(pending.port()); err == nil {
+			c.log.Info("going on with a sign-in that another process began", "server", c.display())
+			if err := c.finishSignIn(ctx, req, pending, cb, req.explicit); !errors.Is(err, errAgain) {
+				return err
+			}
+			cred = nil
+		}
+	}
+	err = c.startSignIn(ctx, req, cred)
+	if errors.Is(err, errAgain) {
+		err = c.startSignIn(ctx, req, nil)
+	}
+	return err
+}
+
+// lockPending takes the lock of the one window. While another process has it,
+// the user is shown where that one waits.
+func (c *Client) lockPending(ctx context.Context) (unlock func(), waited bool, err error) {
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	unlock, err = c.opts.Pending.Lock(short)
+	cancel()
+	if err == nil || ctx.Err() != nil || short.Err() == nil {
+		return unlock, false, err
+	}
+	if p := c.loadPending(ctx); p.underWay(c.opts.Now()) {
+		c.log.Info("waiting for a sign-in that another process has under way", "server", c.display())
+		c.prompt(p.AuthURL)
+	}
+	unlock, err = c.opts.Pending.Lock(ctx)
+	return unlock, true, err
+}
+
+// satisfied reports whether another process or request has brought meanwhile
+// what this one came for.
+func (c *Client) satisfied(req signInRequest, cred, before *credential, waited bool) bool {
+	if cred == nil || cred.AccessToken == "" || cred.expired(c.opts.Now()) {
+		return false
+	}
+	if req.explicit {
+		return waited && (before == nil || before.AccessToken != cred.AccessToken)
+	}
+	return cred.AccessToken != req.refused && containsAll(cred.Granted, req.stepUp)
+}
+
+// startSignIn begins a sign-in with a window of its own.
+func (c *Client) startSignIn(ctx context.Context, req signInRequest, cred *credential) error {
+	if req.explicit && req.challenge == nil {
+		challenge, err := c.probe(ctx)
+		if err != nil {
+			return err
+		}
+		req.challenge = challenge
+	}
+	d, err := c.discover(ctx, req.challenge)
+	if err != nil {
+		return fmt.Errorf("find out how to sign in to %q: %w", c.display(), err)
+	}
+	now := c.opts.Now()
+	if cred != nil && cred.Issuer != d.server.Issuer {
+		cred = nil // what one issuer gave is nothing to another
+	}
+	if !req.explicit && !req.isStepUp && cred != nil && cred.AccessToken == req.refused && age(now, cred.SignedIn) < quietTime {
+		return fmt.Errorf("%q refuses the token that %q has just issued for it", c.display(), printable(d.server.Issuer))
+	}
+
+	cb, reg, reused, err := c.prepare(ctx, d, cred)
+	if err != nil {
+		return err
+	}
+	p := &pendingSignIn{
+		State: randomText(), Verifier: secret.String(randomText()), RedirectURI: cb.redirectURI(),
+		Started: now, Expires: now.Add(c.opts.SignInTimeout),
+		Issuer: d.server.Issuer, IssSupported: bool(d.server.IssParameterSupported),
+		TokenEndpoint: d.server.TokenEndpoint, RevocationEndpoint: d.server.RevocationEndpoint,
+		Resource: d.resource, Scopes: c.scopes(d, req, cred), Registration: reg, Reused: reused,
+	}
+	p.AuthURL, err = authorizationURL(d.server.AuthorizationEndpoint, p)
+	if err != nil {
+		cb.finish(page{})
+		return fmt.Errorf("authorization_endpoint of %q: %w", printable(p.Issuer), err)
+	}
+	return c.finishSignIn(ctx, req, p, cb, true)
+}
+
+// prepare binds the redirect's port and obtains the client that may use it. A
+// registration is used again only with the very redirect it was made for, as
+// not every server lets the port vary (RFC 8252 section 7.3).
+func (c *Client) prepare(ctx context.Context, d *discovery, cred *credential) (*callback, registration, bool, error) {
+	if cred != nil && cred.Registration.usable(c.opts.Now()) && c.opts.ClientID == "" {
+		p := pendingSignIn{RedirectURI: cred.Registration.RedirectURI}
+		if port := p.port(); port != 0 {
+			if cb, err := listenCallback(port); err == nil {
+				return cb, cred.Registration, true, nil
+			}
+		}
+	}
+	cb, err := listenCallback(c.opts.CallbackPort)
+	if err != nil && c.opts.CallbackPort != 0 && c.opts.ClientID == "" {
+		cb, err = listenCallback(0)
+	}
+	if err != nil {
+		return nil, registration{}, false, err
+	}
+	reg, err := c.register(ctx, &d.server, cb.redirectURI())
+	if err != nil {
+		cb.finish(page{})
+		return nil, registration{}, false, err
+	}
+	return cb, reg, false, nil
+}
+
+// scopes selects what to ask for (revision 2026-07-28, Scope Selection
+// Strategy): the configuration's, else the challenge's, else the resource's,
+// else none; with what was asked for before, so that nothing is lost.
+func (c *Client) scopes(d *discovery, req signInRequest, cred *credential) []string {
+	var scopes []string
+	switch {
+	case c.opts.Scope != "":
+		scopes = validScopes(c.opts.Scope)
+	case req.challenge != nil && len(validScopes(req.challenge.Scope)) > 0:
+		scopes = validScopes(req.challenge.Scope)
+	default:
+		scopes = validScopes(strings.Join(d.scopesSupported, " "))
+	}
+	if cred != nil && !req.explicit {
+		scopes = union(cred.Requested, scopes)
+	}
+	scopes = union(scopes, req.stepUp)
+	// Alone it would stand in place of the server's default scopes.
+	if c.opts.Scope == "" && len(scopes) > 0 && slices.Contains(d.server.ScopesSupported, offlineAccess) {
+		scopes = union(scopes, []string{offlineAccess})
+	}
+	return scopes
+}
+
+const offlineAccess = "offline_access"
+
+// authorizationURL builds the URL for the browser (RFC 6749 section 4.1.1, RFC
+// 7636 section 4.3, RFC 8707 section 2.1), checked and written anew.
+func authorizationURL(endpoint string, p *pendingSignIn) (string, error) {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return "", fmt.Errorf("%q is not a URL", printable(endpoint))
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return "", fmt.Errorf("%q has a query that cannot be read", printable(endpoint))
+	}
+	challenge := sha256.Sum256([]byte(p.Verifier.Reveal()))
+	query.Set("response_type", "code")
+	query.Set("client_id", p.Registration.ClientID)
+	query.Set("redirect_uri", p.RedirectURI)
+	query.Set("state", p.State)
+	query.Set("code_challenge", base64.RawURLEncoding.EncodeToString(challenge[:]))
+	query.Set("code_challenge_method", "S256")
+	if p.Resource != "" {
+		query.Set("resource", p.Resource)
+	}
+	if len(p.Scopes) > 0 {
+		query.Set("scope", strings.Join(p.Scopes, " "))
+	}
+	if slices.Contains(p.Scopes, offlineAccess) {
+		query.Set("prompt", "consent") // OpenID Connect Core section 11
+	}
+	u.RawQuery = query.Encode()
+	return BrowserURL(u.String())
+}
+
+// finishSignIn waits on cb for the answer to p, exchanges the code and stores
+// the outcome. It closes cb.
+func (c *Client) finishSignIn(ctx context.Context, req signInRequest, p *pendingSignIn, cb *callback, open bool) error {
+	cb.serve(expectation{state: p.State, issuer: p.Issuer, issSupported: p.IssSupported})
+	c.savePending(ctx, p)
+	c.prompt(p.AuthURL)
+	opened := make(chan error, 1)
+	if open && c.opts.OpenURL != nil {
+		// An opener may stay as long as its browser does; the sign-in neither
+		// waits for it nor ends it.
+		go func() { opened <- c.opts.OpenURL(p.AuthURL) }()
+	}
+	code, err := c.await(ctx, p, cb, opened)
+	var cred *credential
+	if err == nil {
+		cred, err = c.exchange(ctx, p, code)
+	}
+	if err == nil {
+		c.setCurrent(cred)
+		if err = c.keep(ctx, cred); err != nil && !req.explicit {
+			c.log.Error("the sign-in could not be stored and will not survive this process", "server", c.display(), "err", err)
+			err = nil
+		}
+	}
+	switch {
+	case err == nil:
+		_ = c.opts.Pending.Delete(context.WithoutCancel(ctx))
+		cb.finish(page{OK: true, Title: "You are signed in", Text: "You may close this window and go back to the application."})
+		return nil
+
+	case errors.Is(err, errAgain):
+		cb.finish(page{Title: "Once more, please", Text: "The authorization server had forgotten this application. Another page opens to sign in."})
+		return err
+
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		// The process ends, not the sign-in: the next process goes on with it,
+		// unless the user has just broken it off.
+		if req.explicit {
+			_ = c.opts.Pending.Delete(context.WithoutCancel(ctx))
+		}
+		cb.finish(page{Title: "The application has stopped waiting", Text: "Reload this page once it runs again."})
+		return err
+	}
+	return c.failed(ctx, p, cb, err)
+}
+
+// failed records how the sign-in ended, for this process's next requests and
+// for the other processes.
+func (c *Client) failed(ctx context.Context, p *pendingSignIn, cb *callback, err error) error {
+	p.Ended, p.Outcome, p.Reason = c.opts.Now(), outcomeFailed, printable(err.Error())
+	shown := page{Status: http.StatusBadRequest, Title: "The sign-in did not work", Text: p.Reason}
+	switch {
+	case errors.Is(err, errNobody):
+		p.Outcome, p.Reason = outcomeTimeout, fmt.Sprintf("nobody signed in within %v", c.opts.SignInTimeout)
+	case oauthCode(err) == "access_denied":
+		p.Outcome, p.Reason = outcomeDenied, "access was denied"
+		var e *Error
+		if errors.As(err, &e) && e.Description != "" {
+			p.Reason += ": " + e.Description
+		}
+		shown = page{Title: "Access was denied", Text: "You may close this window. Nothing was changed."}
+	}
+	if p.Reused && p.Outcome == outcomeTimeout {
+		c.suspect(ctx, p.Registration)
+	}
+	p.Verifier, p.State = "", "" // of no more use to anyone
+	c.savePending(context.WithoutCancel(ctx), p)
+	cb.finish(shown)
+	if p.Outcome == outcomeFailed {
+		return fmt.Errorf("sign in to %q: %w", c.display(), err)
+	}
+	return c.notSignedIn(p.Reason, err)
+}
+
+var errNobody = errors.New("nobody signed in")
+
+// await returns the code that comes back through the browser.
+func (c *Client) await(ctx context.Context, p *pendingSignIn, cb *callback, opened <-chan error) (string, error) {
+	limit := time.NewTimer(p.Expires.Sub(c.opts.Now()))
+	defer limit.Stop()
+	for {
+		select {
+		case answer := <-cb.answers:
+			switch code := oauthCode(answer.err); {
+			case p.Reused && (code == "invalid_client" || code == "unauthorized_client"):
+				return "", errAgain
+			case answer.err != nil:
+				return "", answer.err
+			}
+			return answer.code, nil
+		case err := <-opened:
+			opened = nil
+			if err != nil {
+				c.log.Warn("the browser could not be opened", "err", err)
+				if c.opts.Prompt == nil {
+					return "", c.notSignedIn("the browser could not be opened", err)
+				}
+			}
+		case <-limit.C:
+			return "", errNobody
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+}
+
+// exchange redeems the code (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
+func (c *Client) exchange(ctx context.Context, p *pendingSignIn, code string) (*credential, error) {
+	form := url.Values{
+		"grant_type":    {"authorization_code"},
+		"code":          {code},
+		"redirect_uri":  {p.RedirectURI},
+		"code_verifier": {p.Verifier.Reveal()},
+	}
+	if p.Resource != "" {
+		form.Set("resource", p.Resource)
+	}
+	now := c.opts.Now()
+	answer, err := c.tokenRequest(ctx, p.TokenEndpoint, p.Registration, form)
+	if p.Reused && (oauthCode(err) == "invalid_client" || oauthCode(err) == "unauthorized_client") {
+		return nil, errAgain
+	}
+	if err != nil {
+		return nil, fmt.Errorf("redeem the code: %w", err)
+	}
+	cred := &credential{
+		Server: c.server.String(), Resource: p.Resource, Issuer: p.Issuer,
+		TokenEndpoint: p.TokenEndpoint, RevocationEndpoint: p.RevocationEndpoint,
+		Registration: p.Registration, Requested: p.Scopes, Granted: p.Scopes,
+	}
+	cred = cred.renewed(answer, now)
+	cred.SignedIn = now.Round(0)
+	return cred, nil
+}
+
+// keep stores a new sign-in, which holds whatever was there.
+func (c *Client) keep(ctx context.Context, cred *credential) error {
+	data, err := cred.encode()
+	if err != nil {
+		return err
+	}
+	unlock, err := c.opts.Store.Lock(ctx)
+	if err != nil {
+		return fmt.Errorf("wait for other processes: %w", err)
+	}
+	defer unlock()
+	if err := overwrite(context.WithoutCancel(ctx), c.opts.Store, data); err != nil {
+		return fmt.Errorf("store the sign-in: %w", err)
+	}
+	return nil
+}
+
+// suspect marks the stored registration, so that the next sign-in registers
+// anew: the user may have been left with an error page.
+func (c *Client) suspect(ctx context.Context, reg registration) {
+	ctx = context.WithoutCancel(ctx)
+	cred, generation, err := c.reload(ctx)
+	if err != nil || cred == nil || cred.Registration.ClientID != reg.ClientID {
+		return
+	}
+	marked := *cred
+	marked.Registration.Suspect = true
+	if err := c.store(ctx, &marked, generation); err != nil {
+		c.log.Debug("registration not marked", "err", err)
+	}
+}
+
+// probe asks the server how it refuses a request without a token, which names
+// its metadata and scopes. The request does nothing where none is refused.
+func (c *Client) probe(ctx context.Context) (*Challenge, error) {
+	header := http.Header{"Accept": {"application/json, text/event-stream"}}
+	a, err := c.http.post(ctx, c.server.String(), "application/json", []byte(`{"jsonrpc":"2.0","id":"sign-in","method":"ping"}`), header)
+	if err == nil && (a.status == http.StatusNotFound || a.status == http.StatusMethodNotAllowed) {
+		// An endpoint of revision 2024-11-05 opens its stream by GET.
+		a, err = c.http.do(ctx, http.MethodGet, c.server.String(), nil, "", http.Header{"Accept": {"text/event-stream"}})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask %q: %w", c.display(), err)
+	}
+	challenge := bearerChallenge(a.header)
+	if a.status == http.StatusUnauthorized || challenge.Scheme != "" {
+		return &challenge, nil
+	}
+	m, err := c.resourceMetadata(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	if m == nil {
+		return nil, fmt.Errorf("%q asks for no sign-in (status %d)", c.display(), a.status)
+	}
+	return nil, nil
+}
+
+func (c *Client) prompt(authURL string) {
+	if c.opts.Prompt != nil {
+		c.opts.Prompt(authURL)
+	}
+}
+
+// randomText is 256 random bits, for a state and a code verifier alike (RFC
+// 7636 section 4.1 wants 43 characters or more).
+func randomText() string {
+	b := make([]byte, 32)
+	rand.Read(b) // never fails (crypto/rand)
+	return base64.RawURLEncoding.EncodeToString(b)
+}
