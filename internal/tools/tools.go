@@ -1,0 +1,82 @@
+// Package tools holds the tools every server offers: add, userInfo and
+// generateImage, one file each. A tool is a function that returns its
+// definition (name, schemas, annotations) and its handler; who may call it is
+// decided by the room that registers it.
+//
+// It imports identity and secret, and of mcp-go only the message types.
+//
+// Its one invariant: what a caller got wrong, or what could not be done, is a
+// tool result with isError set and a text that says what to change, never a
+// protocol error; and a result that carries structured content carries the
+// same content as text (MCP 2026-07-28, server/tools, "Structured Content").
+package tools
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/mark3labs/mcp-go/mcp"
+)
+
+// Handler answers one tools/call. An error means the server failed; what the
+// caller can act on is a result with IsError set.
+type Handler = func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error)
+
+// refuse is a result that tells the model what to change.
+func refuse(format string, args ...any) *mcp.CallToolResult {
+	return mcp.NewToolResultError(fmt.Sprintf(format, args...))
+}
+
+// arguments are a call's arguments, each as it was sent: numbers keep their
+// digits, and names are compared exactly (encoding/json would fold their case).
+type arguments map[string]json.RawMessage
+
+// parseArguments reads the arguments of a call that takes no others than known.
+func parseArguments(req mcp.CallToolRequest, known ...string) (arguments, error) {
+	raw, ok := req.GetRawArguments().(json.RawMessage)
+	if !ok {
+		if req.Params.Arguments == nil {
+			return arguments{}, nil
+		}
+		var err error
+		if raw, err = json.Marshal(req.Params.Arguments); err != nil {
+			return nil, fmt.Errorf("arguments are not JSON: %w", err)
+		}
+	}
+	args := arguments{}
+	if err := json.Unmarshal(raw, &args); err != nil {
+		return nil, fmt.Errorf("arguments must be a JSON object")
+	}
+	for _, name := range slices.Sorted(maps.Keys(args)) {
+		if !slices.Contains(known, name) {
+			if len(known) == 0 {
+				return nil, fmt.Errorf("unknown argument %q: this tool takes none", name)
+			}
+			return nil, fmt.Errorf("unknown argument %q: this tool takes %s", name, strings.Join(known, ", "))
+		}
+	}
+	return args, nil
+}
+
+// given reports whether the argument was sent; null counts as not sent.
+func (a arguments) given(name string) bool {
+	raw := bytes.TrimSpace(a[name])
+	return len(raw) > 0 && string(raw) != "null"
+}
+
+// hints builds the annotations of a tool that changes nothing.
+func hints(title string, idempotent, openWorld bool) mcp.ToolAnnotation {
+	no, yes := false, true
+	return mcp.ToolAnnotation{
+		Title:           title,
+		ReadOnlyHint:    &yes,
+		DestructiveHint: &no,
+		IdempotentHint:  &idempotent,
+		OpenWorldHint:   &openWorld,
+	}
+}

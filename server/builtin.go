@@ -1,0 +1,73 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/tools"
+)
+
+// BuiltinTools says how the tools that come with the server work.
+type BuiltinTools struct {
+	// ImageRoles are the roles that may use generateImage; nil: DefaultImageRoles.
+	ImageRoles []string
+	// Image makes the pictures. The zero value makes none: generateImage then
+	// answers with the settings that would give it a provider.
+	Image ImageProvider
+}
+
+// DefaultImageRoles are the roles that may use generateImage.
+var DefaultImageRoles = []string{"admin", "premium", "image_generation"}
+
+// ImageProvider makes the pictures of generateImage.
+type ImageProvider struct{ options tools.ImageOptions }
+
+// Sketch is the offline provider: it composes an abstract picture from the
+// prompt, without a network and without an AI model, and says so.
+func Sketch() ImageProvider {
+	return ImageProvider{tools.ImageOptions{Provider: tools.Sketch, About: tools.SketchAbout}}
+}
+
+// WorkersAI is the provider that runs FLUX.1 [schnell] on Cloudflare Workers AI.
+// The token needs the Workers AI permission for the account. client lends its
+// Transport; nil means the default one.
+func WorkersAI(accountID string, token Secret, client *http.Client) ImageProvider {
+	return workersAI("", accountID, token, client)
+}
+
+func workersAI(base, accountID string, token Secret, client *http.Client) ImageProvider {
+	return ImageProvider{tools.ImageOptions{
+		Provider: tools.WorkersAI(tools.WorkersAIOptions{AccountID: accountID, APIToken: token, BaseURL: base, HTTPClient: client}),
+		About:    tools.WorkersAIAbout,
+		External: true,
+	}}
+}
+
+// AddBuiltinTools adds add and userInfo, for every signed-in user, and
+// generateImage, for the roles that o names.
+func (s *Server) AddBuiltinTools(o BuiltinTools) {
+	tool, h := tools.Add()
+	s.AddTool(tool, h, checksItself)
+
+	tool, h = tools.UserInfo(func(ctx context.Context, _ string) (identity.User, error) {
+		user, err := CurrentUser(ctx)
+		if err != nil {
+			return identity.User{}, err
+		}
+		return *user, nil
+	})
+	s.AddTool(tool, h, checksItself)
+
+	roles := o.ImageRoles
+	if roles == nil {
+		roles = DefaultImageRoles
+	}
+	image := o.Image.options
+	image.Progress = func(ctx context.Context, done, total float64, message string) {
+		// A client that does not listen still gets its picture.
+		_ = Progress(ctx, done, total, message)
+	}
+	tool, h = tools.GenerateImage(image)
+	s.AddTool(tool, h, checksItself, RequireRole(roles...))
+}

@@ -1,0 +1,148 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/mark3labs/mcp-go/mcp"
+	mcpserver "github.com/mark3labs/mcp-go/server"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
+)
+
+// How long clients may keep what they were told, in the modern era. Together
+// with the age of what is known about a user this bounds how long a list shows
+// a tool that is gone; calls are checked anew each time.
+const (
+	listTTLMillis     = 30_000
+	discoverTTLMillis = 300_000
+)
+
+// newEngine makes mcp-go's server, which knows the protocol's methods. It is
+// used as a function from a message to its response: its transports, sessions
+// and broadcasts are not.
+func (s *Server) newEngine() *mcpserver.MCPServer {
+	hooks := &mcpserver.Hooks{}
+	hooks.AddAfterListTools(func(ctx context.Context, _ any, _ *mcp.ListToolsRequest, result *mcp.ListToolsResult) {
+		// A list that was made without knowing the caller's roles must not be
+		// kept: it may lack tools.
+		if x := exchangeFrom(ctx); x != nil && x.rolesUnknown.Load() {
+			result.SetCacheHints(0, mcp.CacheScopePrivate)
+		}
+	})
+	options := []mcpserver.ServerOption{
+		mcpserver.WithTitle(s.opts.Title),
+		mcpserver.WithInstructions(s.opts.Instructions),
+		mcpserver.WithToolCapabilities(true),
+		mcpserver.WithToolFilter(s.visible),
+		mcpserver.WithHooks(hooks),
+		mcpserver.WithCacheHints(listTTLMillis, mcp.CacheScopePrivate),
+		mcpserver.WithMethodCacheHints(mcp.MethodServerDiscover, discoverTTLMillis, mcp.CacheScopePrivate),
+	}
+	if s.opts.WebsiteURL != "" {
+		options = append(options, mcpserver.WithWebsiteURL(s.opts.WebsiteURL))
+	}
+	return mcpserver.NewMCPServer(s.opts.Name, s.opts.Version, options...)
+}
+
+// handle answers one message; it is the Handler of the MCP endpoint.
+func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
+	m := call.Message
+	x := s.newExchange(ctx, call)
+	defer x.finish()
+	ctx = context.WithValue(ctx, exchangeKey{}, x)
+	x.ctx = ctx
+
+	switch mcp.MCPMethod(m.Method) {
+	case mcp.MethodToolsCall:
+		name, _ := jsonrpc.LookupString(m.Params, "name")
+		x.tool = s.tool(name)
+		refusal, err := s.authorize(ctx, x)
+		if err != nil {
+			return nil, err
+		}
+		if refusal != nil {
+			return s.result(x, refusal)
+		}
+		if x.tool != nil && call.Modern {
+			if err := checkParamHeaders(call, x.tool); err != nil {
+				return jsonrpc.NewError(m.ID, jsonrpc.CodeHeaderMismatch, err.Error(), nil), nil
+			}
+		}
+	case mcp.MethodToolsList:
+		if _, err := s.authorize(ctx, x); err != nil {
+			return nil, err
+		}
+	}
+
+	ctx = mcpserver.WithSupportedProtocolVersions(ctx, mcphttp.SupportedVersions)
+	response := s.engine.HandleMessage(s.engine.WithContext(ctx, x), m.Raw)
+	if m.ID == nil {
+		return nil, nil
+	}
+	x.mu.Lock()
+	instead := x.unasked
+	x.mu.Unlock()
+	if instead != nil {
+		return instead, nil
+	}
+	// The engine has read the id as a float64; the request's own bytes go back.
+	switch response := response.(type) {
+	case mcp.JSONRPCResponse:
+		return s.encodeResult(x, response.Result)
+	case mcp.JSONRPCError:
+		e := response.Error
+		return jsonrpc.NewError(m.ID, e.Code, e.Message, e.Data), nil
+	case nil:
+		return nil, errors.New("the engine gave no response")
+	default:
+		return nil, fmt.Errorf("the engine gave a response of type %T", response)
+	}
+}
+
+// listen says which changes a client hears of: those of the tools. There is
+// nothing else here that changes (2026-07-28, basic/patterns/subscriptions: a
+// subscription that cannot be served is not established).
+func (s *Server) listen(ctx context.Context, _ *mcphttp.Call, want mcphttp.Filter) (mcphttp.Filter, error) {
+	if p := identity.FromContext(ctx); !p.HasScope(authserver.ScopeTools) {
+		return mcphttp.Filter{}, &mcphttp.ScopeError{Scopes: []string{authserver.ScopeTools}}
+	}
+	return mcphttp.Filter{ToolsListChanged: want.ToolsListChanged}, nil
+}
+
+// result is a tool result that did not come out of the engine.
+func (s *Server) result(x *exchange, result *mcp.CallToolResult) ([]byte, error) {
+	if x.call.Modern {
+		result.SetResultType(mcp.ResultTypeComplete)
+		result.EnsureResultMeta().SetServerInfo(mcp.Implementation{
+			Name: s.opts.Name, Version: s.opts.Version, Title: s.opts.Title, WebsiteURL: s.opts.WebsiteURL,
+		})
+	}
+	return s.encodeResult(x, result)
+}
+
+func (s *Server) encodeResult(x *exchange, result any) ([]byte, error) {
+	raw, err := encode(result)
+	if err != nil {
+		return nil, fmt.Errorf("encode the result of %q: %w", x.call.Message.Method, err)
+	}
+	return jsonrpc.NewResult(x.call.Message.ID, raw), nil
+}
+
+// checkParamHeaders holds the headers that mirror arguments against these
+// (2026-07-28, basic/transports/streamable-http, "Custom Headers from Tool
+// Parameters"). Only the tool's schema knows which there are.
+func checkParamHeaders(call *mcphttp.Call, t *registered) error {
+	headers := call.Header()
+	return mcp.ValidateParamHeadersLookup(func(name string) (string, bool) {
+		values := headers.Values(name)
+		if len(values) == 0 {
+			return "", false
+		}
+		return values[0], true
+	}, &t.tool, call.Message.Params)
+}

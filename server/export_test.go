@@ -1,0 +1,13 @@
+package server
+
+import "time"
+
+// SetWatchInterval lets a test see changed roles without a long wait. It must
+// be called before Serve.
+func (s *Server) SetWatchInterval(every time.Duration) { s.watchEvery = every }
+
+// SetShutdownTimeout shortens the time that calls have to finish.
+func (s *Server) SetShutdownTimeout(d time.Duration) { s.shutdownTimeout = d }
+
+// WorkersAIAt is WorkersAI with another base URL.
+var WorkersAIAt = workersAI

@@ -1,0 +1,290 @@
+package server
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
+	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
+	"github.com/mcp-clerk/mcp-clerk/internal/secret"
+)
+
+// Secret is a text that never shows itself when it is formatted, logged or
+// marshalled. Convert a string to it: server.Secret(os.Getenv("…")).
+type Secret = secret.String
+
+// Options configure a Server. What is marked required has no default; the zero
+// value of everything else is the strict choice.
+type Options struct {
+	Name         string // of the server, as clients and the consent page show it; default "mcp-clerk"
+	Title        string // for people; default Name
+	Version      string // of the server; default "0.0.0"
+	Instructions string // for the model: what the server is for and how its tools go together
+	WebsiteURL   string // about the server, shown by some clients
+
+	// PublicURL is where clients reach the server, and its OAuth issuer:
+	// https, or http on a loopback name. It may have a path prefix. Required;
+	// it is never taken from a request.
+	PublicURL string
+	// ResourcePath is the path of the MCP endpoint below PublicURL; default
+	// "/mcp".
+	ResourcePath string
+
+	// Store is where grants and clients are kept: "bolt:PATH" for a file of
+	// this process, "memory:" for nothing that outlives it. Required.
+	Store string
+	// Keys seal tokens, cookies and session ids: hex keys as made by
+	// `openssl rand -hex 32`, comma-separated; the first one seals, all of
+	// them open. Required.
+	Keys Secret
+
+	Clerk ClerkOptions
+
+	AccessTokenTTL  time.Duration // default 1 h, at most 24 h
+	RefreshGrace    time.Duration // how long a superseded refresh token still works; default 30 min, negative: not at all
+	RefreshIdle     time.Duration // life of a refresh token that is not used; default 30 days
+	RefreshAbsolute time.Duration // life of a grant; default 180 days
+
+	// AllowedOrigins are web origins besides PublicURL's that browsers may
+	// call the MCP endpoint from; "*" allows every one.
+	AllowedOrigins []string
+	MaxBody        int64 // bytes of a request to the MCP endpoint; default 4 MiB
+
+	Logger *slog.Logger     // nil: silent
+	Now    func() time.Time // nil: time.Now
+}
+
+// ClerkOptions say which Clerk instance users sign in at, and as what this
+// server is known there.
+type ClerkOptions struct {
+	ClientID     string // of the OAuth application in Clerk; required
+	ClientSecret Secret // of the OAuth application; required
+	SecretKey    Secret // of the instance, "sk_…", for users and roles; required
+	// FrontendAPI is the instance's Frontend API, a host or a URL. Required,
+	// unless PublishableKey is set, which contains it.
+	FrontendAPI    string
+	PublishableKey string
+	// APIURL is the Backend API without "/v1"; default Clerk's.
+	APIURL string
+	// HTTPClient lends its Transport to the requests to Clerk. nil: the
+	// default transport.
+	HTTPClient *http.Client
+}
+
+// OptionError is one fault of the configuration.
+type OptionError struct {
+	Setting string // the environment variable or flag that sets the option
+	Problem string // what is wrong with it; never its value where that is secret
+	Fix     string // what to do
+}
+
+func (e *OptionError) Error() string {
+	return fmt.Sprintf("%s: %s: %s", e.Setting, e.Problem, e.Fix)
+}
+
+// Validate reports every fault of o at once, as errors.Join of *OptionError,
+// or nil.
+func (o Options) Validate() error {
+	var v validation
+	loopback := v.publicURL(o.PublicURL)
+	v.resourcePath(o.ResourcePath)
+	v.store(o.Store)
+	v.keys(o.Keys, loopback)
+	v.clerk(o.Clerk)
+	if o.AccessTokenTTL < 0 || o.AccessTokenTTL > 24*time.Hour {
+		v.fault("--access-token-ttl", fmt.Sprintf("%v is not between 0 and 24h", o.AccessTokenTTL), "use a life such as 1h")
+	}
+	if o.RefreshIdle < 0 || o.RefreshAbsolute < 0 {
+		v.fault("refresh token life", "is negative", "leave it out or use a positive duration")
+	}
+	if o.MaxBody < 0 {
+		v.fault("MaxBody", "is negative", "leave it out or use a positive number of bytes")
+	}
+	for _, origin := range o.AllowedOrigins {
+		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "") {
+			v.fault("AllowedOrigins", fmt.Sprintf("%q is not an origin", origin), "use scheme, host and port only, as in https://app.example.com")
+		}
+	}
+	return errors.Join(v.faults...)
+}
+
+// validation collects faults.
+type validation struct{ faults []error }
+
+func (v *validation) fault(setting, problem, fix string) {
+	v.faults = append(v.faults, &OptionError{setting, problem, fix})
+}
+
+// publicURL checks the public URL and reports whether it is on loopback.
+func (v *validation) publicURL(s string) (loopback bool) {
+	const setting = "PUBLIC_URL"
+	if strings.TrimSpace(s) == "" {
+		v.fault(setting, "missing", "set it to the URL that clients use, such as https://mcp.example.com")
+		return false
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Hostname() == "" || u.Opaque != "" || u.Scheme != "https" && u.Scheme != "http":
+		v.fault(setting, fmt.Sprintf("%q is not an http or https URL", s), "set it to a URL such as https://mcp.example.com")
+		return false
+	case u.User != nil:
+		v.fault(setting, "contains a user name or password", "leave it out")
+		return false
+	case u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#"):
+		v.fault(setting, fmt.Sprintf("%q has a query or a fragment", s), "leave it out")
+		return false
+	}
+	loopback = isLoopback(u.Hostname())
+	if u.Scheme == "http" && !loopback {
+		v.fault(setting, fmt.Sprintf("%q is http on a host other than this machine, where tokens could be read on the way", s), "use https; TLS may end at a proxy in front of the server")
+	}
+	if p := strings.TrimSuffix(u.EscapedPath(), "/"); p != "" && (path.Clean(p) != p || strings.ContainsAny(p, "%{}")) {
+		v.fault(setting, fmt.Sprintf("%q has a path with dots, double slashes or escapes", s), "use a plain path or none")
+	}
+	return loopback
+}
+
+// ownPaths are taken by the authorization server and by this package.
+var ownPaths = []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/jwks.json", "/healthz", "/readyz"}
+
+func (v *validation) resourcePath(p string) {
+	const setting, fix = "ResourcePath", `use one such as "/mcp"`
+	switch {
+	case p == "":
+	case !strings.HasPrefix(p, "/") || path.Clean(p) != p || p == "/" || strings.ContainsAny(p, "{}%?# "):
+		v.fault(setting, fmt.Sprintf("%q is not a clean absolute path", p), fix)
+	case slices.Contains(ownPaths, p) || strings.HasPrefix(p, "/.well-known"):
+		v.fault(setting, fmt.Sprintf("%q is a path of the authorization server", p), fix)
+	}
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+}
+
+func (v *validation) store(s string) {
+	const setting = "--store"
+	scheme, rest, found := strings.Cut(s, ":")
+	switch {
+	case s == "":
+		v.fault(setting, "missing", "use bolt:PATH to keep grants in a file, or memory: to lose them at the end")
+	case !found, scheme != "bolt" && scheme != "memory":
+		// Not the value: one of another scheme may hold a password.
+		v.fault(setting, fmt.Sprintf("unknown scheme %q", scheme), "use bolt:PATH or memory:")
+	case scheme == "bolt" && strings.Trim(rest, "/") == "":
+		v.fault(setting, "bolt: without a path", "name the file, as in bolt:/var/lib/mcp-clerk/state.db")
+	}
+}
+
+func (v *validation) keys(keys Secret, loopback bool) {
+	const setting = "COOKIE_ENCRYPTION_KEY"
+	if strings.Trim(keys.Reveal(), ", \t\r\n") == "" {
+		v.fault(setting, "missing", "make one with: openssl rand -hex 32")
+		return
+	}
+	_, _, err := authserver.ParseKeys(keys, loopback)
+	for _, e := range unjoin(err) {
+		problem, fix, found := strings.Cut(e.Error(), ": ")
+		if !found {
+			fix = "make one with: openssl rand -hex 32"
+		}
+		v.fault(setting, problem, fix)
+	}
+}
+
+// unjoin undoes errors.Join.
+func unjoin(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+func (v *validation) clerk(o ClerkOptions) {
+	const dashboard = "copy it from the OAuth application in Clerk's dashboard (Configure, OAuth applications)"
+	if strings.TrimSpace(o.ClientID) == "" {
+		v.fault("CLERK_CLIENT_ID", "missing", dashboard)
+	}
+	v.secret("CLERK_CLIENT_SECRET", o.ClientSecret, dashboard)
+	if key := o.SecretKey.Reveal(); strings.HasPrefix(key, "pk_") {
+		v.fault("CLERK_SECRET_KEY", "this is the publishable key", "set it to the secret key, which starts with sk_")
+	} else {
+		v.secret("CLERK_SECRET_KEY", o.SecretKey, "copy the secret key from Clerk's dashboard (Configure, API keys); it starts with sk_")
+	}
+	frontend, err := o.frontendAPI()
+	switch {
+	case err != nil:
+		v.fault("CLERK_PUBLISHABLE_KEY", "not a publishable key", err.Error())
+	case frontend == "":
+		v.fault("CLERK_FRONTEND_API", "missing", "set it to the Frontend API URL of the instance, such as https://verb-noun-00.clerk.accounts.dev (Configure, API keys), or set CLERK_PUBLISHABLE_KEY")
+	default:
+		v.endpoint("CLERK_FRONTEND_API", frontend, "https://verb-noun-00.clerk.accounts.dev")
+	}
+	if o.APIURL != "" {
+		v.endpoint("CLERK_API_URL", o.APIURL, "https://api.clerk.com")
+	}
+}
+
+// frontendAPI is the Frontend API of the options, or what is wrong with the
+// key that would name it.
+func (o ClerkOptions) frontendAPI() (string, error) {
+	if o.FrontendAPI != "" || o.PublishableKey == "" {
+		return strings.TrimSpace(o.FrontendAPI), nil
+	}
+	return clerk.FrontendAPIFromPublishableKey(o.PublishableKey)
+}
+
+func (v *validation) secret(setting string, s Secret, fix string) {
+	switch text := s.Reveal(); {
+	case strings.TrimSpace(text) == "":
+		v.fault(setting, "missing", fix)
+	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		v.fault(setting, "contains white space or a character that is not ASCII", fix)
+	}
+}
+
+// endpoint checks a URL that secrets are sent to.
+func (v *validation) endpoint(setting, s, example string) {
+	if !strings.Contains(s, "://") {
+		s = "https://" + s
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Hostname() == "" || strings.ContainsAny(s, " \\"):
+		v.fault(setting, "not a host or URL", "use one such as "+example)
+	case u.User != nil:
+		v.fault(setting, "contains a user name or password", "use a URL such as "+example)
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		v.fault(setting, fmt.Sprintf("%q has a query or a fragment", s), "use a URL such as "+example)
+	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopback(u.Hostname())):
+		v.fault(setting, fmt.Sprintf("%q is not https", s), "use a URL such as "+example)
+	}
+}
+
+func (o Options) withDefaults() Options {
+	o.Name = cmp.Or(o.Name, "mcp-clerk")
+	o.Title = cmp.Or(o.Title, o.Name)
+	o.Version = cmp.Or(o.Version, "0.0.0")
+	o.ResourcePath = cmp.Or(o.ResourcePath, "/mcp")
+	o.PublicURL = strings.TrimRight(o.PublicURL, "/")
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}

@@ -1,0 +1,188 @@
+// Package server is the serving half put together: an MCP server over
+// Streamable HTTP that is protected by Clerk, with tools of one's own that are
+// given out by the roles Clerk holds now.
+//
+//	srv, err := server.New(ctx, server.Options{…})
+//	srv.AddTool(tool, handler, server.RequireRole("admin"))
+//	err = srv.Run(ctx, "127.0.0.1:8788")
+//
+// New wires the rooms: the store, Clerk, the OAuth authorization server of the
+// MCP clients, and the MCP endpoint. It imports identity, secret, jsonrpc,
+// store, clerk, authserver, mcphttp, tools and telemetry. Tools are declared in
+// the types of github.com/mark3labs/mcp-go/mcp; the engine behind them,
+// mcp-go/server, is not part of the interface.
+//
+// Its one invariant: a tool that needs a role is neither listed for nor run by
+// anyone of whom Clerk does not say, at that time, that they have it.
+package server
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	mcpserver "github.com/mark3labs/mcp-go/server"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
+	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
+	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
+	"github.com/mcp-clerk/mcp-clerk/internal/store"
+	"github.com/mcp-clerk/mcp-clerk/internal/telemetry"
+)
+
+// Server is an MCP server. Make one with New; its methods may be used
+// concurrently.
+type Server struct {
+	opts     Options
+	log      *slog.Logger
+	store    store.Store
+	clerk    *clerk.Clerk
+	auth     *authserver.Server
+	endpoint *mcphttp.Server
+	engine   *mcpserver.MCPServer
+	handler  http.Handler
+	readable readiness
+	draining atomic.Bool // a shutdown has begun
+
+	watchEvery, shutdownTimeout time.Duration // constants, but for tests
+
+	noStanding atomic.Int64 // until then (Unix nanoseconds) no tool without roles waits for Clerk
+
+	closeOnce sync.Once
+	closeErr  error
+
+	toolsMu sync.RWMutex
+	tools   map[string]*registered
+}
+
+// New puts a server together. It opens the store and touches no network. All
+// faults of the options are reported at once, as Options.Validate does. The
+// server must be closed.
+func New(ctx context.Context, o Options) (_ *Server, err error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	o = o.withDefaults()
+	s := &Server{
+		opts: o, log: o.Logger, tools: map[string]*registered{},
+		watchEvery: watchEvery, shutdownTimeout: shutdownTimeout,
+	}
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	if s.store, err = store.Open(ctx, o.Store, store.Options{Now: o.Now, Logger: o.Logger}); err != nil {
+		return nil, fmt.Errorf("open the store: %w", err)
+	}
+	frontend, err := o.Clerk.frontendAPI()
+	if err != nil {
+		return nil, err
+	}
+	if s.clerk, err = clerk.New(clerk.Options{
+		FrontendAPI:  frontend,
+		APIURL:       o.Clerk.APIURL,
+		ClientID:     o.Clerk.ClientID,
+		ClientSecret: o.Clerk.ClientSecret,
+		SecretKey:    o.Clerk.SecretKey,
+		RedirectURL:  o.PublicURL + "/callback",
+		HTTPClient:   o.Clerk.HTTPClient,
+		Logger:       o.Logger,
+		Now:          o.Now,
+	}); err != nil {
+		return nil, fmt.Errorf("set up Clerk: %w", err)
+	}
+	keys, _, err := authserver.ParseKeys(o.Keys, isLoopback(hostname(o.PublicURL)))
+	if err != nil {
+		return nil, err
+	}
+	if s.auth, err = authserver.New(authserver.Options{
+		PublicURL:       o.PublicURL,
+		ResourcePath:    o.ResourcePath,
+		Keys:            keys,
+		Store:           s.store,
+		SignIn:          s.clerk,
+		Directory:       s.clerk,
+		AccessTokenTTL:  o.AccessTokenTTL,
+		RefreshGrace:    o.RefreshGrace,
+		RefreshIdle:     o.RefreshIdle,
+		RefreshAbsolute: o.RefreshAbsolute,
+		ServerName:      o.Title,
+		Logger:          o.Logger,
+		RequestID:       func(r *http.Request) string { return telemetry.RequestID(r.Context()) },
+		Now:             o.Now,
+	}); err != nil {
+		return nil, fmt.Errorf("set up the authorization server: %w", err)
+	}
+	s.engine = s.newEngine()
+	sealing := make([][]byte, len(keys))
+	for i, key := range keys {
+		if sealing[i], err = hex.DecodeString(key.Reveal()); err != nil {
+			return nil, errors.New("decode the encryption key") // its text stays out of the error
+		}
+	}
+	if s.endpoint, err = mcphttp.New(mcphttp.Options{
+		Handler:  mcphttp.HandlerFunc(s.handle),
+		Verifier: s.auth,
+		Challenge: func(r *http.Request, code string, scopes []string) string {
+			return s.auth.Challenge(r, code, scopes...)
+		},
+		Listen:         s.listen,
+		Keys:           sealing,
+		Sessions:       sessionStore{s.store},
+		Mailbox:        s.store,
+		PublicURL:      s.URL(),
+		AllowedOrigins: o.AllowedOrigins,
+		MaxBody:        o.MaxBody,
+		Logger:         o.Logger,
+		Now:            o.Now,
+	}); err != nil {
+		return nil, fmt.Errorf("set up the MCP endpoint: %w", err)
+	}
+	s.handler = s.routes()
+	return s, nil
+}
+
+// URL is the URL of the MCP endpoint, which clients are given.
+func (s *Server) URL() string { return s.opts.PublicURL + s.opts.ResourcePath }
+
+// PublicURL is where the server says it is: its OAuth issuer, without a slash
+// at the end.
+func (s *Server) PublicURL() string { return s.opts.PublicURL }
+
+// Close releases what New opened. Serve must have returned.
+func (s *Server) Close() error {
+	s.closeOnce.Do(func() {
+		var errs []error
+		if s.auth != nil {
+			errs = append(errs, s.auth.Close())
+		}
+		if s.clerk != nil {
+			errs = append(errs, s.clerk.Close())
+		}
+		if s.store != nil {
+			errs = append(errs, s.store.Close())
+		}
+		s.closeErr = errors.Join(errs...)
+	})
+	return s.closeErr
+}
+
+// hostname is the host of a URL that Validate has accepted.
+func hostname(rawURL string) string {
+	_, rest, _ := strings.Cut(rawURL, "://")
+	rest, _, _ = strings.Cut(rest, "/")
+	if host, ok := strings.CutPrefix(rest, "["); ok {
+		host, _, _ = strings.Cut(host, "]")
+		return host
+	}
+	host, _, _ := strings.Cut(rest, ":")
+	return host
+}

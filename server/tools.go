@@ -1,0 +1,220 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/mark3labs/mcp-go/mcp"
+	mcpserver "github.com/mark3labs/mcp-go/server"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+)
+
+// ToolHandler answers one call of a tool. The arguments were checked against
+// the tool's input schema. What the model can act on is a result with IsError
+// set, which mcp.NewToolResultError makes. An error is the server's own
+// failure: it is logged, and the client only learns that the tool failed.
+//
+// The context ends when the client cancels the call. Principal, CurrentUser
+// and Progress take it.
+type ToolHandler func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error)
+
+// ToolOption says who may use a tool.
+type ToolOption func(*registered)
+
+// RequireRole makes a tool visible and callable only for users who hold one of
+// roles, read from Clerk's current data: a role in the public metadata
+// ("admin") or in an organization ("org:admin"). For everyone else the tool is
+// missing in tools/list and refused in tools/call, within 60 seconds of a
+// change, and also while Clerk cannot be asked. It panics without a role.
+func RequireRole(roles ...string) ToolOption {
+	if len(roles) == 0 || slices.Contains(roles, "") {
+		panic("server: RequireRole needs roles")
+	}
+	roles = slices.Clone(roles)
+	return func(t *registered) { t.roles = roles }
+}
+
+// registered is a tool with what the server knows about it.
+type registered struct {
+	name    string
+	tool    mcp.Tool
+	handler ToolHandler
+	roles   []string           // empty: every signed-in user
+	input   *jsonschema.Schema // nil: the handler checks its arguments itself
+}
+
+// checksItself is for the built-in tools, whose refusals are better worded
+// than those of a schema.
+func checksItself(t *registered) { t.input = nil }
+
+var toolName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
+
+// AddTool adds a tool, or replaces the one of its name. Clients with an open
+// stream are told that the list changed. Without options every signed-in user
+// may call it.
+//
+// It panics when the definition cannot be served: a name that is not 1 to 128
+// letters, digits, "_", "-" or "." (MCP 2026-07-28, server/tools, "Tool
+// Names"), no handler, or an input schema that does not compile.
+func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
+	if !toolName.MatchString(tool.Name) {
+		panic(fmt.Sprintf("server: tool name %q must be 1 to 128 letters, digits, _, - or .", tool.Name))
+	}
+	if h == nil {
+		panic(fmt.Sprintf("server: tool %q has no handler", tool.Name))
+	}
+	schema, err := compileInput(tool)
+	if err != nil {
+		panic(fmt.Sprintf("server: tool %q: %v", tool.Name, err))
+	}
+	t := &registered{name: tool.Name, tool: tool, handler: h, input: schema}
+	for _, opt := range opts {
+		opt(t)
+	}
+	s.toolsMu.Lock()
+	s.tools[tool.Name] = t
+	s.toolsMu.Unlock()
+	s.engine.AddTool(tool, mcpserver.ToolHandlerFunc(t.call))
+	s.endpoint.Notify(nil, jsonrpc.NewNotification(mcp.MethodNotificationToolsListChanged, nil))
+}
+
+func (s *Server) tool(name string) *registered {
+	s.toolsMu.RLock()
+	defer s.toolsMu.RUnlock()
+	return s.tools[name]
+}
+
+var errToolFailed = errors.New("the tool failed")
+
+// call is what the engine calls.
+func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+	x := exchangeFrom(ctx)
+	if t.input != nil {
+		if fault := checkInput(t.input, req); fault != "" {
+			return mcp.NewToolResultErrorf("the arguments of %s are not as its schema says: %s", t.name, fault), nil
+		}
+	}
+	result, err := t.handler(ctx, req)
+	var elicit mcp.URLElicitationRequiredError
+	var elicitPtr *mcp.URLElicitationRequiredError
+	switch {
+	case errors.As(err, &elicit), errors.As(err, &elicitPtr):
+		return nil, err // the engine knows the answer
+	case errors.Is(err, identity.ErrUnavailable):
+		x.server.log.WarnContext(ctx, "tool could not do its work", "tool", t.name, "error", err)
+		return mcp.NewToolResultErrorf("%s cannot do this right now: try again in a moment", t.name), nil
+	case err != nil && ctx.Err() != nil:
+		return nil, context.Cause(ctx) // cancelled: nobody will read this
+	case err != nil:
+		// Its text may hold anything, and goes to the log only.
+		x.server.log.ErrorContext(ctx, "tool failed", "tool", t.name, "error", err)
+		return nil, errToolFailed
+	}
+	if result != nil && result.NeedsInput() {
+		x.checkAskable(result.InputRequests)
+	}
+	return result, nil
+}
+
+// checkAskable refuses a call of the modern era whose tool asks for input that
+// the client did not declare it can give (2026-07-28, basic/index, "Error
+// Codes"). In the legacy eras the request to the client fails by itself.
+func (x *exchange) checkAskable(requests mcp.InputRequests) {
+	if !x.call.Modern {
+		return
+	}
+	missing := map[string]any{}
+	for _, request := range requests {
+		path := []string{}
+		switch mcp.MCPMethod(request.Method) {
+		case mcp.MethodElicitationCreate:
+			path = append(path, "elicitation")
+			if e := request.Elicitation; e != nil && e.Mode == mcp.ElicitationModeURL {
+				path = append(path, "url")
+			}
+		case mcp.MethodSamplingCreateMessage:
+			path = append(path, "sampling")
+		case mcp.MethodListRoots:
+			path = append(path, "roots")
+		}
+		if _, declared := jsonrpc.Lookup(x.call.ClientCapabilities, path...); declared || len(path) == 0 {
+			continue
+		}
+		at := missing
+		for _, name := range path {
+			next, ok := at[name].(map[string]any)
+			if !ok {
+				next = map[string]any{}
+				at[name] = next
+			}
+			at = next
+		}
+	}
+	if len(missing) > 0 {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		x.unasked = jsonrpc.NewError(x.call.Message.ID, jsonrpc.CodeMissingCapability,
+			"the tool needs a capability that the client did not declare", map[string]any{"requiredCapabilities": missing})
+	}
+}
+
+// compileInput compiles the input schema of a tool.
+func compileInput(tool mcp.Tool) (*jsonschema.Schema, error) {
+	raw := tool.RawInputSchema
+	if raw == nil {
+		var err error
+		if raw, err = json.Marshal(tool.InputSchema); err != nil {
+			return nil, fmt.Errorf("encode the input schema: %w", err)
+		}
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		return nil, fmt.Errorf("decode the input schema: %w", err)
+	}
+	// The compiler loads nothing from elsewhere: the schema stands for itself.
+	const here = "urn:input"
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft2020)
+	c.UseLoader(jsonschema.SchemeURLLoader{})
+	if err := c.AddResource(here, doc); err != nil {
+		return nil, fmt.Errorf("input schema: %w", err)
+	}
+	schema, err := c.Compile(here)
+	if err != nil {
+		return nil, fmt.Errorf("input schema: %w", err)
+	}
+	return schema, nil
+}
+
+// checkInput says what is wrong with the arguments of a call, in one line.
+func checkInput(schema *jsonschema.Schema, req mcp.CallToolRequest) string {
+	raw := req.Params.RawArguments
+	if len(raw) == 0 {
+		raw = json.RawMessage(`{}`)
+	}
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		return "not JSON"
+	}
+	err = schema.Validate(value)
+	if err == nil {
+		return ""
+	}
+	// The first line names the schema, the others one fault each.
+	var faults []string
+	for i, line := range strings.Split(err.Error(), "\n") {
+		if line = strings.TrimPrefix(strings.TrimSpace(line), "- "); i > 0 && line != "" {
+			faults = append(faults, strings.TrimPrefix(line, "at '': "))
+		}
+	}
+	return strings.Join(faults, "; ")
+}
