@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/credstore"
+	"github.com/mcp-clerk/mcp-clerk/internal/oauthclient"
+	"github.com/mcp-clerk/mcp-clerk/internal/transport"
+)
+
+// accountOptions say which account at a server is meant and where its
+// credentials lie; connect, login, logout and status share them.
+type accountOptions struct {
+	CredentialStore string
+	Profile         string
+	StateDir        string
+	Scope           string
+	CAFile          string
+	NoBrowser       bool
+}
+
+func (o *accountOptions) bindStore(f *pflag.FlagSet) {
+	f.StringVar(&o.CredentialStore, "credential-store", credstore.ModeAuto, "where the key to the credentials lies: auto, keyring or file")
+	f.StringVar(&o.Profile, "profile", "", "name of a further account at the same server")
+	f.StringVar(&o.StateDir, "state-dir", os.Getenv("MCP_CLERK_STATE_DIR"), "directory for credentials (default under the user's state directory)")
+	f.StringVar(&o.CAFile, "ca-file", "", "PEM file of certificate authorities to trust besides the system's")
+	f.Lookup("state-dir").DefValue = ""
+}
+
+func (o *accountOptions) bindSignIn(f *pflag.FlagSet) {
+	o.bindStore(f)
+	f.StringVar(&o.Scope, "scope", "", "scopes to ask for, space-separated, instead of what the server names")
+	f.BoolVar(&o.NoBrowser, "no-browser", false, "print the sign-in URL on standard error and open no browser")
+}
+
+// openStore opens the credential store; what a person should know of it is
+// said on stderr.
+func (o *accountOptions) openStore(term terminal) (*credstore.Store, error) {
+	store, err := credstore.Open(credstore.Options{Dir: o.StateDir, Mode: o.CredentialStore, Warn: func(text string) {
+		_, _ = fmt.Fprintln(term.err, "note: "+harmless(text))
+	}})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return store, nil
+}
+
+// client is the OAuth client of one account at server.
+// shown, if not nil, is told each sign-in URL that the person is shown.
+func (o *accountOptions) client(term terminal, server string, shown func(url string)) (*oauthclient.Client, *http.Transport, error) {
+	server, err := serverURL(server)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := o.openStore(term)
+	if err != nil {
+		return nil, nil, err
+	}
+	base, err := o.transport()
+	if err != nil {
+		return nil, nil, err
+	}
+	options := oauthclient.Options{
+		ServerURL: server,
+		Profile:   o.Profile,
+		Transport: base,
+		Scope:     o.Scope,
+		OpenURL:   openBrowser(term.err),
+		Prompt: func(url string) {
+			showSignIn(term.err, url)
+			if shown != nil {
+				shown(url)
+			}
+		},
+	}
+	if o.NoBrowser {
+		options.OpenURL = func(string) error { return nil } // the person opens what Prompt shows
+	}
+	record := store.Record(credstore.Key{Profile: o.Profile, Server: server, Variant: options.Variant()})
+	options.Store, options.Pending = record, record.Pending()
+	client, err := oauthclient.New(options)
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+	return client, base, nil
+}
+
+// transport is the base of all requests, with the authorities of --ca-file.
+func (o *accountOptions) transport() (*http.Transport, error) {
+	base := transport.DefaultTransport()
+	if o.CAFile == "" {
+		return base, nil
+	}
+	pem, err := os.ReadFile(o.CAFile)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("read --ca-file: %w", err), "name a readable PEM file")
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // the file's authorities alone
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, withHint(fmt.Errorf("read --ca-file: no certificate in %q", o.CAFile), "name a file with BEGIN CERTIFICATE blocks")
+	}
+	base.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	return base, nil
+}
+
+// serverURL checks a server's URL as typed.
+func serverURL(raw string) (string, error) {
+	u, err := url.Parse(strings.TrimSpace(raw))
+	switch {
+	case err != nil || u.Host == "" || u.Opaque != "":
+		return "", usagef("%q is not a server's URL, such as https://mcp.example.com/mcp", raw)
+	case u.Scheme != "https" && u.Scheme != "http":
+		return "", usagef("%q: %s is not spoken, only https and http", raw, u.Scheme)
+	case u.User != nil:
+		return "", usagef("a server's URL must not contain a password")
+	}
+	u.Fragment = ""
+	return u.String(), nil
+}
+
+// account is one record of the credential store and a client for it.
+type account struct {
+	client *oauthclient.Client
+	path   string // of the record, where it cannot be opened
+	err    error  // why it cannot be opened
+}
+
+// accounts returns the account at server or, when server is empty, every one
+// that the store holds. The caller closes the clients.
+func (o *accountOptions) accounts(ctx context.Context, term terminal, server string) ([]account, error) {
+	if server != "" {
+		client, _, err := o.client(term, server, nil)
+		if err != nil {
+			return nil, err
+		}
+		return []account{{client: client}}, nil
+	}
+	store, err := o.openStore(term)
+	if err != nil {
+		return nil, err
+	}
+	base, err := o.transport()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := store.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var accounts []account
+	for _, e := range entries {
+		a := account{path: e.Path, err: e.Err}
+		if e.Err == nil {
+			record := store.Record(e.Key)
+			a.client, a.err = oauthclient.New(oauthclient.Options{
+				ServerURL: e.Server, Profile: e.Profile, Transport: base, Store: record, Pending: record.Pending(),
+			})
+		}
+		accounts = append(accounts, a)
+	}
+	return accounts, nil
+}

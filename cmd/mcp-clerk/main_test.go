@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"mcp-clerk":       main,
+		"walking-browser": walkingBrowser,
+		"no-browser":      func() { os.Exit(1) },
+	})
+}
+
+// walkingBrowser is a browser for $BROWSER: it goes through the pages behind
+// its one argument as $BROWSER_USER.
+func walkingBrowser() {
+	if len(os.Args) != 2 {
+		fmt.Fprintf(os.Stderr, "browser: %d arguments, want 1\n", len(os.Args)-1)
+		os.Exit(1)
+	}
+	if log := os.Getenv("BROWSER_LOG"); log != "" {
+		f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = fmt.Fprintln(f, "opened")
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			fmt.Fprintln(os.Stderr, "browser:", err)
+			os.Exit(1)
+		}
+	}
+	walker := newPageWalker(os.Getenv("BROWSER_USER"), func(string) {})
+	if err := walker.walk(context.Background(), os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "browser:", err)
+		os.Exit(1)
+	}
+}
+
+// TestScript runs the behavioural specification, testdata/script/*.txtar,
+// against the real main. On top of testscript's commands there are
+//
+//	serve ARGS…        start "mcp-clerk serve ARGS…" and set $URL from its
+//	                   "listening on" line; an ADDR of 127.0.0.1:0 is added
+//	kill-server        kill -9 that process
+//	stop-server        SIGTERM, and check that it ends with code 0
+//	exits CODE CMD…    run CMD and check its exit code
+//	bridge start ARGS… start "mcp-clerk connect ARGS…" with open pipes
+//	bridge send JSON   write one line to it
+//	bridge expect RE   read lines until one matches RE (10 s)
+//	bridge close CODE  close its input and check its exit code
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
+			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
+			env.Setenv("BROWSER", "no-browser")
+			env.Setenv("BROWSER_USER", demoAdmin)
+			env.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent")
+			env.Values[processesKey{}] = &processes{env: env}
+			return os.MkdirAll(filepath.Join(env.WorkDir, "home"), 0o700)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"serve":       cmdServe,
+			"kill-server": cmdKillServer,
+			"stop-server": cmdStopServer,
+			"exits":       cmdExits,
+			"bridge":      cmdBridge,
+		},
+	})
+}
+
+type processesKey struct{}
+
+// processes are the long-lived ones of one script; the script's end kills them.
+type processes struct {
+	env    *testscript.Env
+	server *exec.Cmd
+	bridge *bridgeProcess
+}
+
+func of(ts *testscript.TestScript) *processes {
+	return ts.Value(processesKey{}).(*processes) //nolint:forcetypeassert // set in Setup
+}
+
+// command prepares a program with the script's environment.
+func command(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
+	path, err := lookPath(ts, name)
+	ts.Check(err)
+	cmd := exec.Command(path, args...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = scriptEnv(ts)
+	return cmd
+}
+
+func lookPath(ts *testscript.TestScript, name string) (string, error) {
+	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err == nil && !info.IsDir() {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("no program %q", name)
+}
+
+func scriptEnv(ts *testscript.TestScript) []string {
+	var env []string
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", "BROWSER", "BROWSER_USER", "BROWSER_LOG", "DBUS_SESSION_BUS_ADDRESS", "GOCOVERDIR", "URL"} {
+		if v := ts.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
+func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("use: exits CODE mcp-clerk serve …")
+	}
+	p := of(ts)
+	if !containsFlag(args, "--addr") {
+		args = append(args, "--addr", "127.0.0.1:0")
+	}
+	cmd := command(ts, "mcp-clerk", append([]string{"serve"}, args...)...)
+	stderr, err := cmd.StderrPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	p.server = cmd
+	ts.Defer(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	url := make(chan string, 1)
+	go func() {
+		scanner := bufio.NewScanner(stderr)
+		for scanner.Scan() {
+			if u, ok := strings.CutPrefix(scanner.Text(), "listening on "); ok {
+				url <- u
+			}
+		}
+		close(url)
+	}()
+	select {
+	case u, ok := <-url:
+		if !ok {
+			ts.Fatalf("the server ended before it listened")
+		}
+		ts.Setenv("URL", u)
+		ts.Setenv("ADDR", "127.0.0.1:"+u[strings.LastIndex(u, ":")+1:])
+	case <-time.After(40 * time.Second):
+		ts.Fatalf("the server does not listen")
+	}
+}
+
+func containsFlag(args []string, name string) bool {
+	for _, a := range args {
+		if a == name {
+			return true
+		}
+	}
+	return false
+}
+
+func cmdKillServer(ts *testscript.TestScript, _ bool, _ []string) {
+	cmd := of(ts).server
+	ts.Check(cmd.Process.Kill())
+	_ = cmd.Wait() // "signal: killed" is what was asked for
+}
+
+func cmdStopServer(ts *testscript.TestScript, _ bool, _ []string) {
+	cmd := of(ts).server
+	ts.Check(cmd.Process.Signal(syscall.SIGTERM))
+	ts.Check(waitFor(cmd, 40*time.Second))
+}
+
+func waitFor(cmd *exec.Cmd, limit time.Duration) error {
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(limit):
+		_ = cmd.Process.Kill()
+		return errors.Join(errors.New("the process does not end"), <-done)
+	}
+}
+
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE CMD…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// bridgeProcess is a connect process that a script talks to line by line.
+type bridgeProcess struct {
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	lines chan string
+}
+
+func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: bridge start|send|expect|close …")
+	}
+	p := of(ts)
+	switch args[0] {
+	case "start":
+		cmd := command(ts, "mcp-clerk", append([]string{"connect"}, args[1:]...)...)
+		stdin, err := cmd.StdinPipe()
+		ts.Check(err)
+		stdout, err := cmd.StdoutPipe()
+		ts.Check(err)
+		cmd.Stderr = logWriter{ts}
+		ts.Check(cmd.Start())
+		ts.Defer(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+		lines := make(chan string, 1024)
+		go func() {
+			defer close(lines)
+			r := bufio.NewReader(stdout)
+			for {
+				line, err := r.ReadString('\n')
+				if line != "" {
+					lines <- strings.TrimRight(line, "\n")
+				}
+				if err != nil {
+					return
+				}
+			}
+		}()
+		p.bridge = &bridgeProcess{cmd, stdin, lines}
+	case "send":
+		_, err := io.WriteString(p.bridge.stdin, strings.Join(args[1:], " ")+"\n")
+		ts.Check(err)
+	case "expect":
+		pattern := regexpMustCompile(ts, strings.Join(args[1:], " "))
+		limit := time.After(40 * time.Second)
+		for {
+			select {
+			case line, ok := <-p.bridge.lines:
+				if !ok {
+					ts.Fatalf("the bridge ended before it said %q", pattern)
+				}
+				ts.Logf("< %s", line)
+				if !strings.HasPrefix(line, "{") {
+					ts.Fatalf("standard output carries something other than JSON-RPC: %q", line)
+				}
+				if pattern.MatchString(line) {
+					return
+				}
+			case <-limit:
+				ts.Fatalf("the bridge does not say %q", pattern)
+			}
+		}
+	case "close":
+		ts.Check(p.bridge.stdin.Close())
+		ts.Check(waitFor(p.bridge.cmd, 8*time.Second))
+	default:
+		ts.Fatalf("bridge: unknown %q", args[0])
+	}
+}
+
+func regexpMustCompile(ts *testscript.TestScript, expr string) *regexp.Regexp {
+	re, err := regexp.Compile(expr)
+	ts.Check(err)
+	return re
+}
+
+// logWriter puts a process's standard error into the script's log.
+type logWriter struct{ ts *testscript.TestScript }
+
+func (w logWriter) Write(b []byte) (int, error) {
+	w.ts.Logf("! %s", strings.TrimRight(string(b), "\n"))
+	return len(b), nil
+}

@@ -1,0 +1,279 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/credstore"
+	"github.com/mcp-clerk/mcp-clerk/internal/secret"
+	"github.com/mcp-clerk/mcp-clerk/internal/telemetry"
+	"github.com/mcp-clerk/mcp-clerk/server"
+)
+
+const defaultAddr = "127.0.0.1:8788"
+
+type serveOptions struct {
+	Addr      string
+	PublicURL string
+	Store     string
+	DataDir   string
+	Dev       bool
+	LogFormat string
+	LogLevel  string
+	term      terminal
+}
+
+func newServeCmd(term terminal) *cobra.Command {
+	opts := serveOptions{term: term}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the remote MCP server",
+		Long: `Runs a remote MCP server whose users sign in with Clerk and get tools by the role
+that Clerk holds for them now. It is the OAuth 2.1 authorization server of the MCP
+clients itself.
+
+Settings come from the environment; each secret also from the file that NAME_FILE
+names. On a loopback address without a public https URL, a .env file in the working
+directory is read as well.
+
+  CLERK_CLIENT_ID, CLERK_CLIENT_SECRET   the OAuth application of your Clerk instance
+  CLERK_SECRET_KEY                       Clerk's Backend API key
+  CLERK_FRONTEND_API                     host or URL (or CLERK_PUBLISHABLE_KEY)
+  COOKIE_ENCRYPTION_KEY                  64 hex digits: openssl rand -hex 32
+  PUBLIC_URL                             where clients reach this server
+  CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
+  IMAGE_ROLES                            roles that may use generateImage
+  CLERK_API_URL                          another Backend API than Clerk's own
+
+With --dev nothing needs to be set: a stand-in for Clerk runs on loopback, with
+admin@example.com (role admin) and member@example.com (no role).`,
+		Example: "  mcp-clerk serve --dev\n  PUBLIC_URL=https://mcp.example.com mcp-clerk serve --addr 127.0.0.1:8788",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runServe(cmd.Context(), opts)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.Addr, "addr", defaultAddr, "address to listen on; a loopback one is bound for IPv4 and IPv6")
+	f.StringVar(&opts.PublicURL, "public-url", "", "URL under which clients reach this server (default from PUBLIC_URL, or http://localhost:PORT on loopback)")
+	f.StringVar(&opts.Store, "store", "", "where state is kept: bolt:PATH or memory: (default bolt in --data-dir)")
+	f.StringVar(&opts.DataDir, "data-dir", "", "directory for state (default under the user's state directory)")
+	f.BoolVar(&opts.Dev, "dev", false, "development: a stand-in for Clerk on loopback, no account needed")
+	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
+	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+func runServe(ctx context.Context, opts serveOptions) (err error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(opts.LogLevel)); err != nil {
+		return usagef("--log-level %q is none of debug, info, warn, error", opts.LogLevel)
+	}
+	logger, err := telemetry.NewLogger(opts.term.err, opts.LogFormat, level)
+	if err != nil {
+		return usageError{err}
+	}
+	if opts.Dev {
+		srv, err := startDevServer(ctx, devOptions{
+			Addr: opts.Addr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL, Log: opts.term.err, Logger: logger,
+		})
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(opts.term.err, "development: a stand-in for Clerk runs on %s; sign in as %s or %s\n", srv.clerkURL, demoAdmin, demoMember)
+		announce(opts.term, srv.srv)
+		return srv.wait()
+	}
+	listeners, err := listen(ctx, opts.Addr)
+	if err != nil {
+		return err
+	}
+	defer closeAll(listeners)
+	env := newEnvironment()
+	if inDevelopment(opts, env) {
+		if err := env.loadDotenv(".env"); err != nil {
+			return err
+		}
+	}
+	options, err := serverOptions(opts, env, listeners)
+	if err != nil {
+		return err
+	}
+	options.Logger = logger
+	srv, err := server.New(ctx, options)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, srv.Close()) }()
+	if err := addTools(srv, env, false); err != nil {
+		return err
+	}
+	announce(opts.term, srv)
+	return srv.Serve(ctx, listeners...)
+}
+
+// announce says where the server is, last that it listens: whoever started it
+// may wait for that line.
+func announce(term terminal, srv *server.Server) {
+	_, _ = fmt.Fprintf(term.err, "connect a client: mcp-clerk connect %s\nlistening on %s\n", srv.URL(), srv.PublicURL())
+}
+
+// inDevelopment reports whether a .env file counts: the listener is loopback
+// and nobody has said that the public reaches it.
+func inDevelopment(opts serveOptions, env *environment) bool {
+	public := opts.PublicURL
+	if public == "" {
+		public = env.get("PUBLIC_URL")
+	}
+	return isLoopbackAddr(opts.Addr) && (public == "" || isLoopbackURL(public))
+}
+
+// serverOptions gathers the settings of a server in front of a Clerk instance
+// and reports all that is wrong with them at once.
+func serverOptions(opts serveOptions, env *environment, listeners []net.Listener) (server.Options, error) {
+	var faults []error
+	secretOf := func(names ...string) secret.String {
+		for _, name := range names {
+			v, err := env.secret(name)
+			if err != nil {
+				faults = append(faults, err)
+			}
+			if v != "" {
+				return v
+			}
+		}
+		return ""
+	}
+	publicURL := cmp.Or(opts.PublicURL, env.get("PUBLIC_URL"))
+	if publicURL == "" && isLoopbackAddr(opts.Addr) {
+		publicURL = server.LocalURL(listeners)
+	}
+	o := server.Options{
+		Name:      "mcp-clerk",
+		Title:     "mcp-clerk",
+		Version:   currentVersion(),
+		PublicURL: publicURL,
+		Keys:      secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
+		Clerk: server.ClerkOptions{
+			ClientID:       env.get("CLERK_CLIENT_ID"),
+			ClientSecret:   secretOf("CLERK_CLIENT_SECRET"),
+			SecretKey:      secretOf("CLERK_SECRET_KEY"),
+			FrontendAPI:    env.get("CLERK_FRONTEND_API"),
+			PublishableKey: env.get("CLERK_PUBLISHABLE_KEY"),
+			APIURL:         env.get("CLERK_API_URL"),
+		},
+	}
+	storeURL, err := storeURL(opts, "server")
+	if err != nil {
+		faults = append(faults, err)
+	}
+	o.Store = storeURL
+	if err := o.Validate(); err != nil {
+		faults = append(faults, err)
+	}
+	if len(faults) > 0 {
+		return o, withHint(fmt.Errorf("the configuration has faults:\n%w", errors.Join(faults...)),
+			"to try it without an account: mcp-clerk serve --dev")
+	}
+	return o, nil
+}
+
+// storeURL is the --store flag or the embedded store in the data directory.
+func storeURL(opts serveOptions, name string) (string, error) {
+	if opts.Store != "" {
+		return opts.Store, nil
+	}
+	dir, err := dataDir(opts.DataDir, name)
+	if err != nil {
+		return "", err
+	}
+	return "bolt:" + filepath.Join(dir, "state.db"), nil
+}
+
+func dataDir(given, name string) (string, error) {
+	dir := given
+	if dir == "" {
+		base, err := credstore.DefaultDir()
+		if err != nil {
+			return "", withHint(err, "name a directory with --data-dir")
+		}
+		dir = filepath.Join(base, name)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", withHint(fmt.Errorf("make data directory: %w", err), "name a writable directory with --data-dir")
+	}
+	return dir, nil
+}
+
+// addTools gives srv the built-in tools with the image provider that the
+// settings name. The sketch renderer stands in for an image model only where
+// it is asked for, or in development.
+func addTools(srv *server.Server, env *environment, dev bool) error {
+	var tools server.BuiltinTools
+	for role := range strings.SplitSeq(env.get("IMAGE_ROLES"), ",") {
+		if role = strings.TrimSpace(role); role != "" {
+			tools.ImageRoles = append(tools.ImageRoles, role)
+		}
+	}
+	account := env.get("CLOUDFLARE_ACCOUNT_ID")
+	token, err := env.secret("CLOUDFLARE_API_TOKEN")
+	if err != nil {
+		return err
+	}
+	switch provider := env.get("IMAGE_PROVIDER"); {
+	case provider == "sketch", provider == "" && dev && account == "":
+		tools.Image = server.Sketch()
+	case provider == "workers-ai", provider == "" && account != "":
+		if account == "" || token == "" {
+			return withHint(errors.New("images by Workers AI need an account and a token"), "set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN")
+		}
+		tools.Image = server.WorkersAI(account, token, nil)
+	case provider != "":
+		return withHint(fmt.Errorf("unknown IMAGE_PROVIDER %q", provider), "use workers-ai or sketch")
+	}
+	srv.AddBuiltinTools(tools)
+	return nil
+}
+
+// listen binds addr; its errors name the next step.
+func listen(ctx context.Context, addr string) ([]net.Listener, error) {
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return nil, usagef("--addr %q is not HOST:PORT", addr)
+	}
+	listeners, err := server.Listen(ctx, addr)
+	return listeners, withHint(err, "another server may be running there; name another address with --addr")
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		_ = l.Close() // already closed where Serve ran
+	}
+}
+
+func isLoopbackAddr(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	return err == nil && isLoopbackHost(host)
+}
+
+func isLoopbackHost(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func isLoopbackURL(raw string) bool {
+	u, err := url.Parse(raw)
+	return err == nil && isLoopbackHost(u.Hostname())
+}
