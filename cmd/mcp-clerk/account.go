@@ -25,6 +25,7 @@ type accountOptions struct {
 	StateDir        string
 	Scope           string
 	CAFile          string
+	AllowHTTP       bool
 	NoBrowser       bool
 }
 
@@ -34,6 +35,7 @@ func (o *accountOptions) bindStore(f *pflag.FlagSet) {
 	f.StringVar(&o.StateDir, "state-dir", os.Getenv("MCP_CLERK_STATE_DIR"), "directory for credentials (default under the user's state directory)")
 	f.StringVar(&o.CAFile, "ca-file", "", "PEM file of certificate authorities to trust besides the system's")
 	f.Lookup("state-dir").DefValue = ""
+	f.BoolVar(&o.AllowHTTP, "allow-http", false, "speak plain http to a server that is not on this machine")
 }
 
 func (o *accountOptions) bindSignIn(f *pflag.FlagSet) {
@@ -57,7 +59,7 @@ func (o *accountOptions) openStore(term terminal) (*credstore.Store, error) {
 // client is the OAuth client of one account at server.
 // shown, if not nil, is told each sign-in URL that the person is shown.
 func (o *accountOptions) client(term terminal, server string, shown func(url string)) (*oauthclient.Client, *http.Transport, error) {
-	server, err := serverURL(server)
+	server, err := o.serverURL(server)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -116,7 +118,7 @@ func (o *accountOptions) transport() (*http.Transport, error) {
 }
 
 // serverURL checks a server's URL as typed.
-func serverURL(raw string) (string, error) {
+func (o *accountOptions) serverURL(raw string) (string, error) {
 	u, err := url.Parse(strings.TrimSpace(raw))
 	switch {
 	case err != nil || u.Host == "" || u.Opaque != "":
@@ -125,6 +127,8 @@ func serverURL(raw string) (string, error) {
 		return "", usagef("%q: %s is not spoken, only https and http", raw, u.Scheme)
 	case u.User != nil:
 		return "", usagef("a server's URL must not contain a password")
+	case u.Scheme == "http" && !isLoopbackHost(u.Hostname()) && !o.AllowHTTP:
+		return "", withHint(usagef("%q: what is said over http can be read on the way", raw), "use https; in a network that you trust: --allow-http")
 	}
 	u.Fragment = ""
 	return u.String(), nil

@@ -61,7 +61,7 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	server, err := serverURL(opts.URL)
+	server, err := opts.serverURL(opts.URL)
 	if err != nil {
 		return err
 	}

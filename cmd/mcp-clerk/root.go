@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"runtime/debug"
 	"strings"
 
@@ -99,6 +100,9 @@ func classify(ctx context.Context, err error, started bool) (code int, hint stri
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return exitInterrupted, ""
+	}
+	if _, ok := errors.AsType[*net.OpError](err); ok && hint == "" {
+		hint = "check the URL, and that the server runs and can be reached from here"
 	}
 	return exitError, hint
 }
