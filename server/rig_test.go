@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -163,6 +164,9 @@ func (r *rig) up() {
 func (r *rig) restart() {
 	r.t.Helper()
 	r.stop()
+	// A POST on a connection that died with the old server would fail, and
+	// net/http rightly does not send it twice.
+	http.DefaultClient.CloseIdleConnections()
 	r.up()
 }
 
@@ -504,7 +508,7 @@ func (c *client) read(resp *http.Response) []message {
 		if data, ok := strings.CutPrefix(line, "data:"); ok && strings.TrimSpace(data) != "" {
 			add([]byte(strings.TrimSpace(data)))
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return messages
 		}
 		if err != nil {

@@ -129,7 +129,9 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		_ = hs.Close()
 	}
 	for range running {
-		<-failed
+		if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+			s.log.Warn("listener failed", "error", err)
+		}
 	}
 	return cause
 }

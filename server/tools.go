@@ -84,7 +84,15 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 	s.tools[tool.Name] = t
 	s.toolsMu.Unlock()
 	s.engine.AddTool(tool, mcpserver.ToolHandlerFunc(t.call))
-	s.endpoint.Notify(nil, jsonrpc.NewNotification(mcp.MethodNotificationToolsListChanged, nil))
+	s.toolsChanged(nil)
+}
+
+// toolsChanged tells the listening clients of those whom match accepts, nil
+// meaning everyone, that their list of tools is another.
+func (s *Server) toolsChanged(match func(*identity.Principal) bool) {
+	if err := s.endpoint.Notify(match, jsonrpc.NewNotification(mcp.MethodNotificationToolsListChanged, nil)); err != nil {
+		s.log.Error("change of tools not announced", "error", err)
+	}
 }
 
 func (s *Server) tool(name string) *registered {
@@ -135,7 +143,7 @@ func (x *exchange) checkAskable(requests mcp.InputRequests) {
 	missing := map[string]any{}
 	for _, request := range requests {
 		path := []string{}
-		switch mcp.MCPMethod(request.Method) {
+		switch request.Method {
 		case mcp.MethodElicitationCreate:
 			path = append(path, "elicitation")
 			if e := request.Elicitation; e != nil && e.Mode == mcp.ElicitationModeURL {

@@ -7,10 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mark3labs/mcp-go/mcp"
-
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
-	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
 const (
@@ -45,8 +42,7 @@ func (s *Server) watch(ctx context.Context, every, pace time.Duration) {
 			before, known := seen[subject]
 			seen[subject] = now
 			if known && before != now {
-				s.endpoint.Notify(func(p *identity.Principal) bool { return p != nil && p.Subject == subject },
-					jsonrpc.NewNotification(mcp.MethodNotificationToolsListChanged, nil))
+				s.toolsChanged(func(p *identity.Principal) bool { return p != nil && p.Subject == subject })
 			}
 		}
 	}

@@ -267,6 +267,9 @@ func (b *bridge) response(m *jsonrpc.Message) {
 	b.mu.Lock()
 	_, ok := b.asked[key]
 	delete(b.asked, key)
+	if ok {
+		b.active++
+	}
 	b.mu.Unlock()
 	if !ok {
 		b.log.Debug("dropped a response that the server does not wait for")
@@ -274,6 +277,7 @@ func (b *bridge) response(m *jsonrpc.Message) {
 	}
 	after := b.order
 	b.background(func() {
+		defer b.settled(func() {})
 		b.inOrder(b.life, after)
 		b.send(m)
 	})

@@ -241,6 +241,7 @@ func TestForgedOrForeignIDTokenIsRefused(t *testing.T) {
 		"typ not a string":             f.sign(f.header("typ", 1), f.claims()),
 		"another key, known kid":       signBy(t, otherKey(), f.header(), f.claims()),
 		"another key, unknown kid":     signBy(t, otherKey(), f.header("kid", "k2"), f.claims()),
+		"our key under another id":     f.sign(f.header("kid", "k2"), f.claims()),
 		"claims changed":               parts[0] + "." + part(t, f.claims("sub", "user_2")) + "." + parts[2],
 		"signature cut":                parts[0] + "." + parts[1] + "." + parts[2][:100],
 		"signature empty":              parts[0] + "." + parts[1] + ".",

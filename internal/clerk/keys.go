@@ -58,7 +58,7 @@ func (v *verifier) VerifySignature(ctx context.Context, token string) (payload [
 
 func (v *verifier) verify(ctx context.Context, token string) ([]byte, error) {
 	// The algorithm was restricted before, and is again here.
-	jws, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil || len(jws.Signatures) != 1 {
 		return nil, errSignature
 	}

@@ -138,7 +138,7 @@ func wantErr(t *testing.T, err, kind error) {
 		t.Fatal("no error")
 	}
 	for _, k := range []error{identity.ErrUnavailable, identity.ErrNoUser} {
-		if errors.Is(err, k) != (k == kind) {
+		if errors.Is(err, k) != errors.Is(kind, k) {
 			t.Errorf("error %q, want kind %v", err, kind)
 		}
 	}

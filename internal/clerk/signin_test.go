@@ -2,7 +2,9 @@ package clerk_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
 	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 )
@@ -138,6 +141,27 @@ func TestDiscoveryAnswersAreChecked(t *testing.T) {
 			_, err := r.clerk.Begin(t.Context(), state, nonce, oauth2.GenerateVerifier(), "")
 			wantErr(t, err, tt.kind)
 		})
+	}
+}
+
+// A document that came by https must not send the client secret out in clear,
+// not even to loopback.
+func TestDiscoveryDoesNotTurnHTTPSIntoHTTP(t *testing.T) {
+	for scheme, ok := range map[string]bool{"https": true, "http": false} {
+		var base string
+		ts := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = fmt.Fprintf(w, `{"issuer":%q,"authorization_endpoint":"%[1]s/a","token_endpoint":"%s://127.0.0.1:1/t","jwks_uri":"%[1]s/j"}`, base, scheme)
+		}))
+		base = ts.URL
+		k, err := clerk.New(clerk.Options{FrontendAPI: base, ClientID: clientID, ClientSecret: clientSecret, SecretKey: secretKey, RedirectURL: redirectURL, HTTPClient: ts.Client()})
+		must(t, err)
+		_, err = k.Begin(t.Context(), state, nonce, oauth2.GenerateVerifier(), "")
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", scheme, err)
+		}
+		must(t, k.Close())
+		ts.Close()
 	}
 }
 

@@ -131,7 +131,7 @@ func (s *Server) signedIn(r *http.Request) (account, bool) {
 		return account{}, false
 	}
 	a := s.find(v.user)
-	if a == nil || a.Banned {
+	if a == nil {
 		return account{}, false
 	}
 	return a.copy(), true

@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -218,14 +219,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, pattern := s.mux.Handler(r)
 	s.mu.Lock()
 	s.requests[pattern]++
-	ready := s.issuer != ""
+	issuer := s.issuer
 	s.mu.Unlock()
 
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
-	if !ready {
+	switch {
+	case issuer == "":
 		writeErrors(w, http.StatusServiceUnavailable, errInternal("The server is starting: its issuer is not set yet"))
+		return
+	case isLoopback(strings.TrimPrefix(issuer, "http://")) && !isLoopback(r.Host):
+		// A name that an attacker lets point here must not make a page of
+		// theirs the same origin as this server.
+		writeErrors(w, http.StatusMisdirectedRequest, clerkError{Message: "Invalid host", LongMessage: "This server is for loopback names only", Code: "host_invalid"})
 		return
 	}
 	// Read first: net/http notices a client that goes away only after that.
@@ -239,6 +246,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mux.ServeHTTP(w, r)
+}
+
+// isLoopback reports whether a host, with or without port, names this machine.
+func isLoopback(hostport string) bool {
+	u := url.URL{Host: hostport}
+	ip := net.ParseIP(u.Hostname())
+	return u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // Requests returns how many requests reached the route of pattern so far, for

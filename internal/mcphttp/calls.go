@@ -289,7 +289,7 @@ func (x *exchange) notify(_ context.Context, c *Call, raw []byte) error {
 // request implements Call.Request.
 func (x *exchange) request(ctx context.Context, c *Call, method string, params json.RawMessage) (json.RawMessage, error) {
 	s := x.server
-	id, _ := json.Marshal(rand.Text())
+	id := json.RawMessage(`"` + rand.Text() + `"`)
 	key := callKey{x.key.owner, jsonrpc.IDKey(id)}
 	answer := make(chan *jsonrpc.Message, 1)
 	s.mu.Lock()
@@ -320,7 +320,7 @@ func (x *exchange) request(ctx context.Context, c *Call, method string, params j
 	case <-ctx.Done():
 		// The dialogue on the other side should not stay open.
 		_ = x.notify(ctx, c, jsonrpc.NewNotification("notifications/cancelled",
-			map[string]any{"requestId": json.RawMessage(id), "reason": "the server no longer waits"}))
+			map[string]any{"requestId": id, "reason": "the server no longer waits"}))
 		return nil, fmt.Errorf("wait for the answer to %q: %w", method, context.Cause(ctx))
 	}
 }

@@ -305,7 +305,7 @@ func TestLegacyCallOutlivesItsConnectionForAWhile(t *testing.T) {
 	gone := make(chan error, 1)
 	began := time.Now()
 	go func() {
-		_, err := s.http.Do(s.request(wait, h).WithContext(ctx)) //nolint:bodyclose // there is none
+		_, err := s.http.Do(s.request(wait, h).WithContext(ctx))
 		gone <- err
 	}()
 	<-w.started

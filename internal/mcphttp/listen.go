@@ -49,6 +49,9 @@ func newListener(p *identity.Principal) *listener {
 func (l *listener) put(n *notice) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.over {
+		return
+	}
 	for _, q := range l.queue {
 		if bytes.Equal(q.message.Raw, n.message.Raw) {
 			return
@@ -309,7 +312,10 @@ func tag(m *jsonrpc.Message, id json.RawMessage) []byte {
 }
 
 func appendMember(b []byte, key string, val json.RawMessage) []byte {
-	name, _ := json.Marshal(key) // a string always encodes
+	name, err := json.Marshal(key)
+	if err != nil {
+		return b // does not happen: a string always encodes
+	}
 	b = append(append(b, ','), name...)
 	return append(append(b, ':'), val...)
 }

@@ -34,11 +34,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool)
 		w.Header().Set("Connection", "close") // do not read what was announced
 		return tooLarge()
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(s.o.ReadTimeout)) // best effort: not every connection has one
 	body, err := readAll(http.MaxBytesReader(w, r.Body, s.o.MaxBody), r.ContentLength)
-	// A deadline left behind would later look like a client that went.
-	_ = rc.SetReadDeadline(time.Time{})
 	if err != nil {
 		var limit *http.MaxBytesError
 		var timeout interface{ Timeout() bool }
@@ -54,7 +50,18 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool)
 		}
 		return nil, false
 	}
+	// The deadline of limitBody, left behind, would later look like a client
+	// that went.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	return body, true
+}
+
+// limitBody gives the client ReadTimeout to send its body, whether it will be
+// read here or thrown away by net/http after a refusal.
+func (s *Server) limitBody(w http.ResponseWriter, r *http.Request) {
+	if r.Body != nil && r.Body != http.NoBody {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.o.ReadTimeout)) // best effort: not every connection has one
+	}
 }
 
 // readAll reads r to its end. size is what the client announced, -1 if it did
@@ -64,7 +71,7 @@ func readAll(r io.Reader, size int64) ([]byte, error) {
 	for {
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
-		if err == io.EOF { //nolint:errorlint // io.Reader's own
+		if err == io.EOF {
 			return buf, nil
 		}
 		if err != nil {

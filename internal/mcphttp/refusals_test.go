@@ -157,8 +157,7 @@ func TestPanicAnswersThatCallAndTheProcessLives(t *testing.T) {
 		case "value":
 			panic("canary-secret")
 		case "runtime":
-			var m map[string]int
-			m["x"] = 1
+			_ = []int{}[len(name)]
 		}
 		if call.Message.Method == "notifications/boom" {
 			panic(errors.New("canary-secret"))
@@ -184,7 +183,7 @@ func TestPanicAnswersThatCallAndTheProcessLives(t *testing.T) {
 		t.Error(got)
 	}
 	logs := s.logs.String()
-	if n := strings.Count(logs, "handler panicked"); n != 6 || strings.Contains(logs, "canary") || !strings.Contains(logs, "assignment to entry in nil map") {
+	if n := strings.Count(logs, "handler panicked"); n != 6 || strings.Contains(logs, "canary") || !strings.Contains(logs, "index out of range") {
 		t.Errorf("%d panics logged: %s", n, logs)
 	}
 }
@@ -338,18 +337,20 @@ func TestBodies(t *testing.T) {
 			t.Error(res.Status)
 		}
 	})
-	t.Run("never arrives", func(t *testing.T) {
-		conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(s.url, "http://"), "/mcp"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		_, _ = fmt.Fprintf(conn, "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer alice\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{")
-		answer, err := io.ReadAll(conn) // until the server closes
-		if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 408 ")) {
-			t.Errorf("%v %s", err, answer)
-		}
-	})
+	for auth, status := range map[string]string{"alice": "408", "nobody": "401"} {
+		t.Run("never arrives, "+status, func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(s.url, "http://"), "/mcp"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_, _ = fmt.Fprintf(conn, "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", auth)
+			answer, err := io.ReadAll(conn) // until the server closes
+			if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+status)) {
+				t.Errorf("%v %s", err, answer)
+			}
+		})
+	}
 	t.Run("a slow call is not cut by the time for its body", func(t *testing.T) {
 		slow := start(t, with("slow", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
 			select {

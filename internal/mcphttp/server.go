@@ -116,6 +116,7 @@ func setDefault[T int | int64 | time.Duration](v *T, d T) {
 // ServeHTTP implements http.Handler. The checks go from cheap to costly, and
 // nothing of a request is believed before its origin and its token were.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.limitBody(w, r)
 	if !s.callers.allowsHost(r) {
 		refuse(w, http.StatusForbidden, nil, jsonrpc.CodeInvalidRequest, "this server is not known under the name in the Host header")
 		return

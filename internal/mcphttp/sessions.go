@@ -3,13 +3,13 @@ package mcphttp
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
 const (
@@ -165,7 +165,7 @@ func (c *sessionRecords) sweep(now time.Time) {
 	}
 }
 
-var errTooManySubscriptions = errors.New("too many resource subscriptions in this session")
+var errTooManySubscriptions = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "too many resource subscriptions in this session"}
 
 func subscribe(r *sessionRecord, uri string) error {
 	if slices.Contains(r.Resources, uri) {

@@ -60,13 +60,18 @@ func (st *stream) keepAwake() {
 }
 
 func (st *stream) tick() {
-	st.mu.Lock()
+	if !st.mu.TryLock() {
+		// Somebody is writing, perhaps to a client that does not read: that is
+		// no quiet stream, and no reason to wait here.
+		time.AfterFunc(st.keepAlive, st.tick)
+		return
+	}
 	defer st.mu.Unlock()
 	if st.ended || st.gone {
 		return
 	}
 	if !st.busy {
-		st.commentLocked()
+		_ = st.commentLocked() // a client that has gone is noted there
 	}
 	st.busy = false
 	st.ticker.Reset(st.keepAlive)

@@ -120,3 +120,14 @@ func firstError(errs ...error) error {
 	}
 	return nil
 }
+
+// PrefixEnd returns the first key behind all that start with prefix; ok is
+// false where there is none.
+func PrefixEnd(prefix string) (end string, ok bool) {
+	for i := len(prefix) - 1; i >= 0; i-- {
+		if prefix[i] != 0xff {
+			return prefix[:i] + string([]byte{prefix[i] + 1}), true
+		}
+	}
+	return "", false
+}

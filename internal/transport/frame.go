@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
@@ -115,17 +114,16 @@ func (r *Reader) skip(line, chunk []byte, more bool) error {
 // goroutines never mix. A reader that stops reading stops the writers, and
 // nothing is queued.
 type Writer struct {
-	broken chan struct{}
-
-	mu  sync.Mutex
-	w   io.Writer
-	buf []byte
-	err error
+	w      io.Writer
+	slot   chan struct{} // held while writing, also against use of buf
+	buf    []byte
+	broken chan struct{} // closed behind setting err
+	err    error
 }
 
 // NewWriter returns a Writer to w.
 func NewWriter(w io.Writer) *Writer {
-	return &Writer{w: w, broken: make(chan struct{})}
+	return &Writer{w: w, slot: make(chan struct{}, 1), broken: make(chan struct{})}
 }
 
 // keepBuffer is the largest line for which the Writer keeps its buffer, in bytes.
@@ -139,8 +137,11 @@ func (w *Writer) WriteMessage(raw []byte) error {
 	if err != nil {
 		return err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	select {
+	case w.slot <- struct{}{}:
+		defer func() { <-w.slot }()
+	case <-w.broken:
+	}
 	if w.err != nil {
 		return w.err
 	}

@@ -42,8 +42,9 @@ type lease struct {
 	version    string
 }
 
-// maxRenewals bounds how often one call may find its session gone.
-const maxRenewals = 3
+// maxRenewals bounds how often one call may find its session gone. From the
+// second time on it waits a little: the server is being restarted, or is broken.
+const maxRenewals = 5
 
 // maxSessionID is the longest session id accepted, in bytes.
 const maxSessionID = 4 << 10
@@ -217,6 +218,11 @@ func (s *Session) exchange(ctx context.Context, call Call) error {
 			// that is gone: nobody waits for it in a new one.
 			if call.Message.IsResponse() || call.Message.Method == "notifications/cancelled" || renewals == maxRenewals {
 				return s.c.statusError(resp, "the server has ended the session")
+			}
+			if renewals > 0 {
+				if err := sleep(ctx, backoff(renewals, 50*time.Millisecond, time.Second)); err != nil {
+					return err
+				}
 			}
 			if err := s.renew(ctx, l, call.Authorizing); err != nil {
 				return err

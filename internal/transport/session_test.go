@@ -277,7 +277,7 @@ func TestSessionThatIsAlwaysLostEndsInAnError(t *testing.T) {
 	s = newClient(t, always.URL).NewSession(drop)
 	do(t, s, initialize)
 	err = s.Do(t.Context(), transport.Call{Message: message(t, callTool)})
-	if e, ok := errors.AsType[*transport.StatusError](err); !ok || e.Status != 404 || len(always.seen()) > 10 {
+	if e, ok := errors.AsType[*transport.StatusError](err); !ok || e.Status != 404 || len(always.seen()) > 12 {
 		t.Errorf("%d requests, then %v", len(always.seen()), err)
 	}
 }

@@ -1,0 +1,231 @@
+package mcphttp_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
+)
+
+// pipes is a listener without a network, so that a test's clock can be a
+// synctest bubble's.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+
+// startBubble starts a server inside a synctest bubble.
+func startBubble(t *testing.T, handler mcphttp.Handler, change func(*mcphttp.Options)) *server {
+	logs := &logBuffer{}
+	o := options(handler, logs)
+	if change != nil {
+		change(&o)
+	}
+	m, err := mcphttp.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+	hs := &http.Server{Handler: m}
+	go func() { _ = hs.Serve(l) }()
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		client, server := net.Pipe()
+		select {
+		case l.conns <- server:
+			return client, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}}
+	t.Cleanup(func() {
+		if err := m.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		transport.CloseIdleConnections()
+		_ = hs.Close()
+	})
+	return &server{Server: m, t: t, url: "http://localhost/mcp", http: &http.Client{Transport: transport}, logs: logs}
+}
+
+// comments counts the comment lines of a stream until it ends and returns the
+// data lines.
+func comments(res *http.Response) (n int, data []string) {
+	in := bufio.NewScanner(res.Body)
+	for in.Scan() {
+		switch line := in.Text(); {
+		case strings.HasPrefix(line, ":"):
+			n++
+		case strings.HasPrefix(line, "data: "):
+			data = append(data, line[len("data: "):])
+		}
+	}
+	return n, data
+}
+
+func TestQuietStreamsAreKeptAlive(t *testing.T) {
+	sleep := with("sleep", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
+		time.Sleep(100 * time.Second)
+		return jsonrpc.NewResult(call.Message.ID, nil), nil
+	})
+	t.Run("a long call", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := startBubble(t, sleep, nil)
+			for _, res := range []func() *http.Response{
+				func() *http.Response {
+					body, h := modern("1", "tools/call", `"name":"sleep"`)
+					return s.post(body, h)
+				},
+				func() *http.Response {
+					return s.post(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"sleep"}}`, s.session("2025-11-25", "{}"))
+				},
+			} {
+				n, data := comments(res())
+				if n != 6 || len(data) != 1 || data[0] != `{"jsonrpc":"2.0","id":1,"result":{}}` {
+					t.Errorf("%d comments in 100 s, then %q", n, data)
+				}
+			}
+		})
+	})
+	t.Run("not where the client takes JSON only", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := startBubble(t, sleep, nil)
+			body, h := modern("1", "tools/call", `"name":"sleep"`)
+			h["Accept"] = "application/json"
+			if got := s.text(s.post(body, h)); got != `{"jsonrpc":"2.0","id":1,"result":{}}` {
+				t.Error(got)
+			}
+		})
+	})
+	t.Run("listening streams", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := startBubble(t, nil, nil)
+			body, h := modern("1", "subscriptions/listen", `"notifications":{}`)
+			for _, open := range []func() *http.Response{
+				func() *http.Response { return s.post(body, h) },
+				func() *http.Response { return s.method(http.MethodGet, s.session("2025-11-25", "{}")) },
+			} {
+				res := open()
+				count := make(chan int, 1)
+				go func() { n, _ := comments(res); count <- n }()
+				time.Sleep(61 * time.Second)
+				_ = res.Body.Close()
+				if n := <-count; n != 4 {
+					t.Errorf("%d comments in a minute", n)
+				}
+			}
+		})
+	})
+}
+
+func TestSessionExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startBubble(t, nil, func(o *mcphttp.Options) { o.SessionTTL = time.Hour })
+		h := s.session("2025-11-25", "{}")
+		ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+		stream := s.method(http.MethodGet, h)
+		time.Sleep(59 * time.Minute)
+		if res := s.post(ping, h); res.StatusCode != 200 {
+			t.Errorf("before: %s", res.Status)
+		}
+		time.Sleep(time.Minute)
+		if res := s.post(ping, h); res.StatusCode != 404 {
+			t.Errorf("after: %s", res.Status)
+		}
+		if _, data := comments(stream); data != nil { // it ends by itself
+			t.Errorf("stream carried %q", data)
+		}
+	})
+}
+
+// expiring is a Verifier of one token that can be revoked.
+type expiring struct {
+	mu      sync.Mutex
+	revoked bool
+	expires time.Time
+}
+
+func (e *expiring) Verify(context.Context, string) (*identity.Principal, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.revoked || !time.Now().Before(e.expires) {
+		return nil, fmt.Errorf("token: %w", identity.ErrInvalidToken)
+	}
+	return &identity.Principal{Subject: "user_alice", Expires: e.expires}, nil
+}
+
+func TestListeningEndsWithTheTokenAndWithTheGrant(t *testing.T) {
+	for name, revoke := range map[string]bool{"expiry": false, "revocation": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := &expiring{expires: time.Now().Add(time.Hour)}
+				s := startBubble(t, nil, func(o *mcphttp.Options) { o.Verifier = v })
+				body, h := modern("1", "subscriptions/listen", `"notifications":{}`)
+				began, allowed := time.Now(), time.Hour
+				res := s.post(body, h)
+				if revoke {
+					time.Sleep(time.Minute)
+					v.mu.Lock()
+					v.revoked = true
+					v.mu.Unlock()
+					allowed = time.Minute
+				}
+				_, data := comments(res)
+				if d := time.Since(began); d < allowed || d > allowed+15*time.Second {
+					t.Errorf("ended after %v", d)
+				}
+				if len(data) != 2 || !strings.Contains(data[1], `"complete"`) {
+					t.Errorf("the client was not told: %q", data)
+				}
+			})
+		})
+	}
+}
+
+func TestClientThatNeverReadsCountsAsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan error, 1)
+		s := startBubble(t, with("flood", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
+			for {
+				if err := call.Notify(ctx, jsonrpc.NewNotification("notifications/progress", nil)); err != nil {
+					ended <- err
+					return nil, err
+				}
+			}
+		}), nil)
+		body, h := modern("1", "tools/call", `"name":"flood"`)
+		began := time.Now()
+		res := s.post(body, h) // and not a byte of its body is read
+		if err := <-ended; !errors.Is(err, mcphttp.ErrStreamClosed) {
+			t.Error(err)
+		}
+		if d := time.Since(began); d > 2*time.Minute {
+			t.Errorf("after %v", d)
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+	})
+}

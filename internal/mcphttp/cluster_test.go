@@ -1,0 +1,209 @@
+package mcphttp_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
+)
+
+// shared is what several instances have in common: session records and a
+// mailbox. fail makes every call of it fail.
+type shared struct {
+	mu      sync.Mutex
+	fail    error
+	loads   int
+	records map[string][]byte
+	hear    map[int]func([]byte)
+}
+
+func newShared() *shared { return &shared{records: map[string][]byte{}, hear: map[int]func([]byte){}} }
+
+func (s *shared) setFail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = err
+}
+
+func (s *shared) Load(_ context.Context, id string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loads++
+	return s.records[id], s.fail
+}
+
+func (s *shared) Update(_ context.Context, id string, _ time.Time, f func([]byte) ([]byte, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		return s.fail
+	}
+	_, _ = f(nil) // as a store does that lost a race: f runs again
+	value, err := f(s.records[id])
+	if err == nil {
+		s.records[id] = value
+	}
+	return err
+}
+
+func (s *shared) Publish(_ context.Context, _ string, message []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.hear {
+		go f(message)
+	}
+	return s.fail
+}
+
+func (s *shared) Subscribe(_ string, f func([]byte)) (func(), error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.hear)
+	s.hear[n] = f
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.hear, n)
+	}, nil
+}
+
+func (s *shared) use(o *mcphttp.Options) { o.Sessions, o.Mailbox = s, s }
+
+func TestThreeInstancesServeOneSession(t *testing.T) {
+	w := newWaiter()
+	asking := ask("elicitation/create", `{}`)
+	both := mcphttp.HandlerFunc(func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
+		switch name, _ := jsonrpc.LookupString(call.Message.Params, "name"); name {
+		case "wait":
+			return w.handle(ctx, call)
+		case "ask":
+			return asking(ctx, call)
+		}
+		return basics(ctx, call)
+	})
+	common := newShared()
+	a, b, c := start(t, both, common.use), start(t, both, common.use), start(t, both, common.use)
+	h := a.session("2025-11-25", `{"elicitation":{}}`)
+	bob := a.session("2025-11-25", `{}`, header{"Authorization": "Bearer bob"})
+
+	t.Run("answers reach the call", func(t *testing.T) {
+		e := b.events(b.post(callAsk, h))
+		got, _ := e.next()
+		id, _ := jsonrpc.Lookup(json.RawMessage(got), "id")
+		c.post(`{"jsonrpc":"2.0","id":`+string(id)+`,"result":{"from":"a stranger"}}`, bob)
+		c.post(`{"jsonrpc":"2.0","id":`+string(id)+`,"result":{"x":1.0}}`, h)
+		e.want(`{"jsonrpc":"2.0","id":5,"result":{"answer":{"x":1.0}}}`)
+	})
+	t.Run("cancellations reach the call", func(t *testing.T) {
+		done := make(chan *http.Response, 1)
+		go func() { done <- b.post(wait, h) }()
+		<-w.started
+		c.post(cancelled("1"), bob)
+		c.post(cancelled("1"), h)
+		<-w.cancelled
+		b.events(<-done).end()
+	})
+	t.Run("a log level holds everywhere", func(t *testing.T) {
+		a.post(`{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{"level":"error"}}`, h)
+		a.post(`{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"file:///a"}}`, h)
+		common.mu.Lock()
+		defer common.mu.Unlock()
+		for _, record := range common.records {
+			if got, want := string(record), `{"logLevel":"error","resources":["file:///a"]}`; got != want {
+				t.Errorf("record %s", got)
+			}
+		}
+		if len(common.records) != 1 {
+			t.Errorf("%d records", len(common.records))
+		}
+	})
+	t.Run("DELETE holds everywhere within a second", func(t *testing.T) {
+		ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+		b.post(ping, h)
+		began := time.Now()
+		a.method(http.MethodDelete, h)
+		if res := a.post(ping, h); res.StatusCode != 404 {
+			t.Errorf("at the same instance: %s", res.Status)
+		}
+		eventually(t, "404 at the other", func() bool { return b.post(ping, h).StatusCode == 404 })
+		if d := time.Since(began); d > time.Second+500*time.Millisecond {
+			t.Errorf("after %v", d)
+		}
+	})
+}
+
+func TestSessionStoreDown(t *testing.T) {
+	common := newShared()
+	s := start(t, nil, common.use)
+	h := s.session("2025-11-25", `{}`)
+	ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+	s.post(ping, h)
+	common.setFail(errors.New("down"))
+	fresh := s.session("2025-11-25", `{}`)
+	if res := s.post(ping, fresh); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
+		t.Errorf("a session never looked up: %s", res.Status)
+	}
+	// What was known a moment ago holds for a while.
+	time.Sleep(time.Second)
+	if res := s.post(ping, h); res.StatusCode != 200 {
+		t.Errorf("a session looked up a second ago: %s", res.Status)
+	}
+	for _, res := range []*http.Response{
+		s.method(http.MethodDelete, h),
+		s.post(`{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{"level":"error"}}`, h),
+	} {
+		if res.StatusCode != 503 {
+			t.Errorf("%s claims to have changed the session: %s", res.Request.Method, res.Status)
+		}
+	}
+	common.setFail(nil)
+	if res := s.post(ping, fresh); res.StatusCode != 200 {
+		t.Errorf("after recovery: %s", res.Status)
+	}
+}
+
+func TestSessionCostsFewReadsOfTheStore(t *testing.T) {
+	common := newShared()
+	s := start(t, nil, common.use)
+	h := s.session("2025-11-25", `{}`)
+	began := time.Now()
+	for range 200 {
+		s.post(`{"jsonrpc":"2.0","id":1,"method":"ping"}`, h)
+	}
+	most := 1 + int(time.Since(began)/(800*time.Millisecond))
+	common.mu.Lock()
+	defer common.mu.Unlock()
+	if common.loads > most {
+		t.Errorf("%d reads, want %d at most", common.loads, most)
+	}
+}
+
+func TestSubscriptionsOfASessionAreBounded(t *testing.T) {
+	s := start(t, nil)
+	h := s.session("2025-11-25", `{}`)
+	subscribe := func(uri string) int {
+		return code(t, s.text(s.post(`{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":"`+uri+`"}}`, h)))
+	}
+	if c := subscribe(strings.Repeat("x", 33<<10)); c != jsonrpc.CodeInvalidParams {
+		t.Errorf("a huge URI: %d", c)
+	}
+	for i := range 256 {
+		if c := subscribe(fmt.Sprintf("file:///%d", i)); c != 0 {
+			t.Fatalf("subscription %d: %d", i, c)
+		}
+	}
+	if c := subscribe("file:///0"); c != 0 {
+		t.Errorf("the same once more: %d", c)
+	}
+	if c := subscribe("file:///one-more"); c != jsonrpc.CodeInvalidParams {
+		t.Errorf("one more: %d", c)
+	}
+}

@@ -1,0 +1,190 @@
+package redis
+
+import (
+	"crypto/rand"
+	"fmt"
+	"hash/fnv"
+	"strconv"
+	"strings"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/store"
+)
+
+// layout is the version of what follows.
+//
+// Every record belongs to one of so many shards, by the part of its key in
+// front of the second slash, or else by the whole key: the grants of one user
+// are in one shard. A shard has, under one hash tag, so that a Cluster keeps
+// them together:
+//
+//	PREFIX:{PREFIX:SHARD}:r:KEY  the record: 16 random bytes, its version, then the value
+//	PREFIX:{PREFIX:SHARD}:i      a sorted set, all scores 0: the keys in order
+//	PREFIX:{PREFIX:SHARD}:x      a sorted set: the keys that expire, by when
+const (
+	layout      = "1"
+	shards      = 64
+	versionSize = 16
+)
+
+// group returns the part of a key that decides its shard, and for a prefix
+// whether it decides that of every key with that prefix.
+func group(key string) (part string, whole bool) {
+	first := strings.IndexByte(key, '/')
+	if first < 0 {
+		return key, false
+	}
+	second := strings.IndexByte(key[first+1:], '/')
+	if second < 0 {
+		return key, false
+	}
+	return key[:first+1+second], true
+}
+
+func shardOf(key string) int {
+	part, _ := group(key)
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(part))
+	return int(h.Sum32() % shards)
+}
+
+func (s *Store) shard(n int) string {
+	return s.prefix + ":{" + s.prefix + ":" + strconv.Itoa(n) + "}:"
+}
+
+func (s *Store) keys(key string) []string {
+	shard := s.shard(shardOf(key))
+	return []string{shard + "r:" + key, shard + "i", shard + "x"}
+}
+
+func newVersion() string {
+	var b [versionSize]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return string(b[:])
+}
+
+// script is a Lua script, which Redis runs as a whole.
+type script struct {
+	*goredis.Script
+	text string
+}
+
+func newScript(text string) script { return script{goredis.NewScript(text), text} }
+
+// The scripts take the record, the index and the expiry index as KEYS, and the
+// record's key as the first of ARGV. A time to live is in milliseconds: "0" for
+// ever, "" the one the record has; one that is negative has passed.
+const storeLua = `
+local function put(body, ttl)
+  if ttl == '' then
+    redis.call('SET', KEYS[1], body, 'KEEPTTL')
+    return
+  end
+  ttl = tonumber(ttl)
+  if ttl < 0 then
+    redis.call('DEL', KEYS[1])
+    redis.call('ZREM', KEYS[2], ARGV[1])
+    redis.call('ZREM', KEYS[3], ARGV[1])
+    return
+  end
+  if ttl == 0 then
+    redis.call('SET', KEYS[1], body)
+    redis.call('ZREM', KEYS[3], ARGV[1])
+  else
+    local t = redis.call('TIME')
+    local at = t[1] * 1000 + math.floor(t[2] / 1000) + ttl
+    local exact = string.format('%.0f', at)
+    redis.call('SET', KEYS[1], body, 'PXAT', exact)
+    redis.call('ZADD', KEYS[3], exact, ARGV[1])
+  end
+  redis.call('ZADD', KEYS[2], 0, ARGV[1])
+end
+`
+
+var (
+	// getScript returns the record and how long it has to live.
+	getScript = newScript(`
+local body = redis.call('GET', KEYS[1])
+if not body then return false end
+return {body, redis.call('PTTL', KEYS[1])}
+`)
+	// createScript takes the body and the time to live.
+	createScript = newScript(storeLua + `
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+put(ARGV[2], ARGV[3])
+return 1
+`)
+	// swapScript takes the version that must be there, the body and the time
+	// to live.
+	swapScript = newScript(storeLua + `
+if redis.call('GETRANGE', KEYS[1], 0, 15) ~= ARGV[2] then return 0 end
+put(ARGV[3], ARGV[4])
+return 1
+`)
+	takeScript = newScript(`
+local body = redis.call('GET', KEYS[1])
+if not body then return false end
+local ttl = redis.call('PTTL', KEYS[1])
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+return {body, ttl}
+`)
+	deleteScript = newScript(`
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+return 1
+`)
+	// sweepScript takes the index and the expiry index as KEYS. A key there
+	// whose time has passed has no record any more: both were written at once.
+	sweepScript = newScript(`
+local t = redis.call('TIME')
+local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) - 1)
+local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 500)
+for _, key in ipairs(gone) do
+  redis.call('ZREM', KEYS[1], key)
+  redis.call('ZREM', KEYS[2], key)
+end
+return #gone
+`)
+)
+
+// ttl is the time to live that a script takes.
+func (s *Store) ttl(expires time.Time) string {
+	if expires.IsZero() {
+		return "0"
+	}
+	d := expires.Sub(s.now()).Milliseconds()
+	if d <= 0 {
+		d = -1
+	}
+	return strconv.FormatInt(d, 10)
+}
+
+// expires turns what PTTL says into a moment on this process's clock.
+func (s *Store) expires(pttl int64) time.Time {
+	if pttl < 0 {
+		return time.Time{}
+	}
+	return s.now().Add(time.Duration(pttl) * time.Millisecond).Truncate(time.Millisecond).UTC()
+}
+
+// record reads the answer of getScript and takeScript.
+func (s *Store) record(key string, answer any) (store.Versioned, error) {
+	parts, ok := answer.([]any)
+	if !ok || len(parts) != 2 {
+		return store.Versioned{}, fmt.Errorf("record %q: redis answered %T", key, answer)
+	}
+	body, ok := parts[0].(string)
+	pttl, okTTL := parts[1].(int64)
+	if !ok || !okTTL || len(body) < versionSize {
+		return store.Versioned{}, fmt.Errorf("record %q: redis holds no record there", key)
+	}
+	return store.Versioned{
+		Record:  store.Record{Key: key, Value: []byte(body[versionSize:]), Expires: s.expires(pttl)},
+		Version: body[:versionSize],
+	}, nil
+}
