@@ -10,7 +10,6 @@ import (
 
 	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
-	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
 )
 
@@ -59,8 +58,7 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 
 	switch mcp.MCPMethod(m.Method) {
 	case mcp.MethodToolsCall:
-		name, _ := jsonrpc.LookupString(m.Params, "name")
-		x.tool = s.tool(name)
+		x.tool = s.tool(readParams(m.Params).Name)
 		refusal, err := s.authorize(ctx, x)
 		if err != nil {
 			return nil, err
@@ -70,7 +68,7 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 		}
 		if x.tool != nil && call.Modern {
 			if err := checkParamHeaders(call, x.tool); err != nil {
-				return jsonrpc.NewError(m.ID, jsonrpc.CodeHeaderMismatch, err.Error(), nil), nil
+				return newError(m.ID, mcp.HEADER_MISMATCH, err.Error(), nil)
 			}
 		}
 	case mcp.MethodToolsList:
@@ -85,10 +83,11 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 		return nil, nil
 	}
 	x.mu.Lock()
-	instead := x.unasked
+	missing := x.missing
 	x.mu.Unlock()
-	if instead != nil {
-		return instead, nil
+	if missing != nil {
+		return newError(m.ID, mcp.MISSING_REQUIRED_CLIENT_CAPABILITY,
+			"the tool needs a capability that the client did not declare", map[string]any{"requiredCapabilities": missing})
 	}
 	// The engine has read the id as a float64; the request's own bytes go back.
 	switch response := response.(type) {
@@ -96,7 +95,7 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 		return s.encodeResult(x, response.Result)
 	case mcp.JSONRPCError:
 		e := response.Error
-		return jsonrpc.NewError(m.ID, e.Code, e.Message, e.Data), nil
+		return newError(m.ID, e.Code, e.Message, e.Data)
 	case nil:
 		return nil, errors.New("the engine gave no response")
 	default:
@@ -130,7 +129,7 @@ func (s *Server) encodeResult(x *exchange, result any) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode the result of %q: %w", x.call.Message.Method, err)
 	}
-	return jsonrpc.NewResult(x.call.Message.ID, raw), nil
+	return newResult(x.call.Message.ID, raw), nil
 }
 
 // checkParamHeaders holds the headers that mirror arguments against these

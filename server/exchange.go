@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,7 +14,6 @@ import (
 	mcpserver "github.com/mark3labs/mcp-go/server"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
-	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
 )
 
@@ -31,10 +29,13 @@ type exchange struct {
 
 	rolesUnknown atomic.Bool // a list was made without them
 
+	tokenOnce sync.Once
+	token     json.RawMessage
+
 	mu      sync.Mutex
 	lookup  func() (*identity.User, error) // what the first lookup of the caller gave
 	outbox  *outbox                        // of the engine's notifications; nil until there is one
-	unasked []byte                         // response that takes the place of the engine's
+	missing map[string]any                 // client capabilities that the tool would need; nil: none
 }
 
 var exchanges atomic.Uint64
@@ -229,19 +230,29 @@ func (x *exchange) notify(ctx context.Context, method string, params any) error 
 			return mcphttp.ErrStreamClosed
 		}
 	}
-	raw, err := encode(params)
+	raw, err := newNotification(method, params)
 	if err != nil {
-		return fmt.Errorf("send %q: %w", method, err)
+		return err
 	}
-	return x.call.Notify(ctx, jsonrpc.NewNotification(method, json.RawMessage(raw)))
+	return x.call.Notify(ctx, raw)
+}
+
+// progressToken is the token of the request, nil when it asks for no progress.
+func (x *exchange) progressToken() json.RawMessage {
+	x.tokenOnce.Do(func() {
+		if token := readParams(x.call.Message.Params).Meta.ProgressToken; string(token) != "null" {
+			x.token = token
+		}
+	})
+	return x.token
 }
 
 // progress sends one progress notification, if the request asked for them.
 func (x *exchange) progress(ctx context.Context, done, total float64, message string) error {
 	// The token goes back byte by byte: it may be a number that no float64
 	// holds (MCP basic/patterns/progress).
-	token, ok := jsonrpc.Lookup(x.call.Message.Params, "_meta", "progressToken")
-	if !ok {
+	token := x.progressToken()
+	if token == nil {
 		return nil
 	}
 	if math.IsNaN(done) || math.IsInf(done, 0) || math.IsNaN(total) || math.IsInf(total, 0) {
@@ -254,15 +265,4 @@ func (x *exchange) progress(ctx context.Context, done, total float64, message st
 		Message  string          `json:"message,omitempty"`
 	}{token, done, total, message}
 	return x.notify(ctx, "notifications/progress", params)
-}
-
-// encode is JSON on one line, without HTML escapes.
-func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	return bytes.TrimRight(b.Bytes(), "\n"), nil
 }

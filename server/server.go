@@ -7,8 +7,8 @@
 //	err = srv.Run(ctx, "127.0.0.1:8788")
 //
 // New wires the rooms: the store, Clerk, the OAuth authorization server of the
-// MCP clients, and the MCP endpoint. It imports identity, secret, jsonrpc,
-// store, clerk, authserver, mcphttp, tools and telemetry. Tools are declared in
+// MCP clients, and the MCP endpoint. It imports identity, secret, store,
+// clerk, authserver, mcphttp, tools and telemetry. Tools are declared in
 // the types of github.com/mark3labs/mcp-go/mcp; the engine behind them,
 // mcp-go/server, is not part of the interface.
 //

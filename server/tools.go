@@ -15,7 +15,6 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
-	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
 // ToolHandler answers one call of a tool. The arguments were checked against
@@ -90,7 +89,11 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 // toolsChanged tells the listening clients of those whom match accepts, nil
 // meaning everyone, that their list of tools is another.
 func (s *Server) toolsChanged(match func(*identity.Principal) bool) {
-	if err := s.endpoint.Notify(match, jsonrpc.NewNotification(mcp.MethodNotificationToolsListChanged, nil)); err != nil {
+	raw, err := newNotification(mcp.MethodNotificationToolsListChanged, nil)
+	if err == nil {
+		err = s.endpoint.Notify(match, raw)
+	}
+	if err != nil {
 		s.log.Error("change of tools not announced", "error", err)
 	}
 }
@@ -140,6 +143,10 @@ func (x *exchange) checkAskable(requests mcp.InputRequests) {
 	if !x.call.Modern {
 		return
 	}
+	var declared map[string]any
+	if json.Unmarshal(x.call.ClientCapabilities, &declared) != nil {
+		declared = nil // an object of another shape declares nothing
+	}
 	missing := map[string]any{}
 	for _, request := range requests {
 		path := []string{}
@@ -154,7 +161,7 @@ func (x *exchange) checkAskable(requests mcp.InputRequests) {
 		case mcp.MethodListRoots:
 			path = append(path, "roots")
 		}
-		if _, declared := jsonrpc.Lookup(x.call.ClientCapabilities, path...); declared || len(path) == 0 {
+		if declares(declared, path) {
 			continue
 		}
 		at := missing
@@ -170,9 +177,22 @@ func (x *exchange) checkAskable(requests mcp.InputRequests) {
 	if len(missing) > 0 {
 		x.mu.Lock()
 		defer x.mu.Unlock()
-		x.unasked = jsonrpc.NewError(x.call.Message.ID, jsonrpc.CodeMissingCapability,
-			"the tool needs a capability that the client did not declare", map[string]any{"requiredCapabilities": missing})
+		x.missing = missing
 	}
+}
+
+// declares reports whether the capability at path is declared.
+func declares(capabilities map[string]any, path []string) bool {
+	for i, name := range path {
+		value, ok := capabilities[name]
+		if !ok || value == nil {
+			return false
+		}
+		if i < len(path)-1 {
+			capabilities, _ = value.(map[string]any)
+		}
+	}
+	return true
 }
 
 // compileInput compiles the input schema of a tool.

@@ -121,8 +121,13 @@ func TestQuickRefreshesDoNotPushOutAnAncestor(t *testing.T) {
 	c := e.register("Web", webRedirect)
 	first := e.signIn(c).refresh
 	current := first
+	seen := map[string]bool{first: true}
 	for range 40 {
 		current = e.tokens(e.refresh(c, current)).refresh
+		seen[current] = true
+	}
+	if len(seen) != 17 { // the first one and 16 links; then it stays for a while
+		t.Errorf("%d tokens within the grace", len(seen))
 	}
 	if e.tokens(e.refresh(c, first)).refresh != current {
 		t.Error("the first token did not get the current one")

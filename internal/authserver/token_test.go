@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/store"
 )
 
 // RFC 7636 sections 4.1 and 4.6.
@@ -29,6 +31,14 @@ func TestVerifierMustMatchTheChallenge(t *testing.T) {
 		}
 	}
 	e.tokens(e.redeem(c, code)) // none of them has used it up
+
+	// A verifier of the wrong form is refused even if it is the one promised.
+	for _, weak := range []string{"", "x", verifier[:42], strings.Repeat(verifier, 3)[:129], verifier[:42] + "+"} {
+		code := e.code(c, "code_challenge", challenge(weak))
+		if a := e.redeem(c, code, "code_verifier", weak); a.status != http.StatusBadRequest {
+			t.Errorf("verifier %q: %d %s", weak, a.status, a.body)
+		}
+	}
 }
 
 // RFC 6749 sections 4.1.2 and 4.1.3, RFC 9700 section 4.5: the right client's
@@ -105,6 +115,22 @@ func TestCodesLiveForAMinute(t *testing.T) {
 	code = e.code(c)
 	e.clock.advance(60 * time.Second)
 	expectError(t, e.redeem(c, code), 400, "invalid_grant")
+}
+
+// What has expired is refused by the server itself: the store forgets it by
+// a clock of its own, which may be behind.
+func TestExpiryDoesNotWaitForTheStoresClock(t *testing.T) {
+	e := newEnv(t)
+	stands := &clock{now: e.clock.Now()}
+	e.store = store.NewMemory(store.Options{Now: stands.Now})
+	e.start()
+	c := e.register("Web", webRedirect)
+	code := e.code(c)
+	e.clock.advance(time.Minute)
+	expectError(t, e.redeem(c, code), 400, "invalid_grant")
+	token := e.signIn(c).refresh
+	e.clock.advance(30 * 24 * time.Hour)
+	expectError(t, e.refresh(c, token), 400, "invalid_grant")
 }
 
 // RFC 8707 section 2.2: refused before the code is used up.

@@ -127,12 +127,16 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	read := make(chan error, 1)
-	go func() { read <- b.readAll() }()
+	var ended error // readAll's, behind the closing of read
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		ended = b.readAll()
+	}()
 	var result error
 	select {
-	case err := <-read:
-		b.log.Debug("stdin ended", "error", fmt.Sprint(err))
+	case <-read:
+		b.log.Debug("stdin ended", "error", fmt.Sprint(ended))
 		b.drain(ctx)
 	case <-ctx.Done():
 		result = context.Cause(ctx)

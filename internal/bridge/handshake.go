@@ -53,8 +53,9 @@ func (s signal) isSet() bool {
 
 // attempt is one initialize request on its way to the server.
 type attempt struct {
-	done chan struct{}
-	err  error
+	done  chan struct{}
+	err   error
+	token string // the one at hand when it failed
 }
 
 var legacyVersions = []string{"2024-11-05", batchVersion, "2025-06-18", latestLegacy}
@@ -139,6 +140,7 @@ func (hs *handshake) try() *attempt {
 	hs.b.background(func() {
 		defer close(a.done)
 		if a.err = hs.ask(); a.err != nil {
+			a.token = hs.token()
 			hs.b.log.Info("initialize failed", "error", a.err.Error())
 			if hs.early.isSet() {
 				hs.b.background(func() { hs.tryAgain(a) })
@@ -211,17 +213,6 @@ func (hs *handshake) tryAgain(failed *attempt) {
 		return
 	}
 	_, needsSignIn := errors.AsType[*transport.AuthError](failed.err)
-	token := func() string {
-		if b.o.Authorizer == nil {
-			return ""
-		}
-		t, err := b.o.Authorizer.Token(b.life)
-		if err != nil {
-			return ""
-		}
-		return t
-	}
-	before := token()
 	wait := 2 * time.Second
 	for {
 		t := time.NewTimer(wait)
@@ -237,12 +228,23 @@ func (hs *handshake) tryAgain(failed *attempt) {
 		if !current {
 			return
 		}
-		if now := token(); !needsSignIn || now != "" && now != before {
+		if now := hs.token(); !needsSignIn || now != "" && now != failed.token {
 			hs.try()
 			return
 		}
 		wait = min(wait*2, 10*time.Second)
 	}
+}
+
+func (hs *handshake) token() string {
+	if hs.b.o.Authorizer == nil {
+		return ""
+	}
+	t, err := hs.b.o.Authorizer.Token(hs.b.life)
+	if err != nil {
+		return ""
+	}
+	return t
 }
 
 // wait waits until messages can go to the server, and reports false when ctx

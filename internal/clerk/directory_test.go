@@ -205,16 +205,16 @@ func TestCallerWhoGivesUpDoesNotTakeTheAnswerFromOthers(t *testing.T) {
 
 func TestForgetDuringALookupIsNotUndoneByIt(t *testing.T) {
 	arrived, gate := make(chan struct{}), make(chan struct{})
-	var once sync.Once
+	var first atomic.Bool
 	// The first answer is made at once and delivered when the gate opens.
 	r := newRig(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			rec := httptest.NewRecorder()
 			next.ServeHTTP(rec, req)
-			once.Do(func() {
+			if first.CompareAndSwap(false, true) {
 				close(arrived)
 				<-gate
-			})
+			}
 			w.WriteHeader(rec.Code)
 			_, _ = w.Write(rec.Body.Bytes())
 		})

@@ -585,6 +585,15 @@ func TestCodeWorksOnceAndForTenMinutes(t *testing.T) {
 	}
 }
 
+func TestCodeOfAUserBannedMeanwhileIsRefused(t *testing.T) {
+	r := newRig(t)
+	code := r.code()
+	must(t, r.srv.Ban(devclerk.AdminID))
+	if status, got := r.token(codeForm(code)); status != http.StatusBadRequest || got["error"] != "invalid_grant" {
+		t.Errorf("status %d, %v", status, got)
+	}
+}
+
 func TestRefreshRenewsTheTokens(t *testing.T) {
 	r := newRig(t)
 	_, first := r.token(codeForm(r.code()))

@@ -229,3 +229,22 @@ func TestClientThatNeverReadsCountsAsGone(t *testing.T) {
 		_, _ = io.Copy(io.Discard, res.Body)
 	})
 }
+
+func TestListenerThatDoesNotReadLosesItsStreamNotTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startBubble(t, nil, nil)
+		body, h := modern("1", "subscriptions/listen", `"notifications":{"resourceSubscriptions":["file:///"]}`)
+		res := s.post(body, h)
+		synctest.Wait() // a pipe holds nothing: the acknowledgement waits for its reader
+		const sent = 2000
+		for i := range sent {
+			if err := s.Notify(nil, fmt.Appendf(nil, `{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"file:///%d"}}`, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, data := comments(res)
+		if n := len(data); n < 2 || n >= sent || !strings.Contains(data[0], "acknowledged") || !strings.Contains(data[n-1], `"complete"`) {
+			t.Errorf("%d events, the last is %q", n, data[n-1])
+		}
+	})
+}

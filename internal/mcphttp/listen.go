@@ -158,8 +158,9 @@ func (ls *listeners) endSession(id string) {
 // listening stream whose principal matches and whose client asked for it: each
 // modern subscription with its subscriptionId, and one GET stream of each
 // legacy session (no message goes out on two of them: 2025-11-25,
-// basic/transports, Multiple Connections). A nil match means everyone. It does
-// not wait for the clients; match must not either. The error says that raw is no notification.
+// basic/transports, Multiple Connections). A nil match means everyone; match sees nil
+// for an anonymous caller. Notify does not wait for the clients; match must not
+// either. The error says that raw is no notification.
 func (s *Server) Notify(match func(*identity.Principal) bool, raw []byte) error {
 	m, err := jsonrpc.Parse(raw, jsonrpc.Limits{})
 	if err != nil {

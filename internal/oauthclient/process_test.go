@@ -243,7 +243,9 @@ func TestWhoEndsASignIn(t *testing.T) {
 
 	c := newClient(t, o)
 	done := make(chan error, 1)
-	go func() { done <- c.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{}) }()
+	go func() {
+		done <- c.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{})
+	}()
 	window := <-windows
 	c.Close()
 	if err := <-done; err == nil {
@@ -253,7 +255,9 @@ func TestWhoEndsASignIn(t *testing.T) {
 	prompts := make(chan string, 10)
 	o.OpenURL, o.Prompt = closed(t), func(target string) { prompts <- target }
 	c = newClient(t, o)
-	go func() { done <- c.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{}) }()
+	go func() {
+		done <- c.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{})
+	}()
 	if got := <-prompts; got != window {
 		t.Errorf("prompted %q, not %q", got, window)
 	}
@@ -270,7 +274,9 @@ func TestWhoEndsASignIn(t *testing.T) {
 	}
 	cancel()
 	<-done
-	go func() { done <- c.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{}) }()
+	go func() {
+		done <- c.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{})
+	}()
 	if got := <-windows; got == window {
 		t.Error("a sign-in that the user broke off was taken up again")
 	}

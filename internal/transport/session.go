@@ -295,7 +295,11 @@ func (s *Session) renew(ctx context.Context, refused lease, authorizing func(boo
 			if err != nil {
 				return err
 			}
-			if err := s.c.receive(life, resp, &call, nil); err != nil {
+			err = s.c.receive(life, resp, &call, nil)
+			if status, ok := errors.AsType[*StatusError](err); ok {
+				// Perhaps it is gone again already: the calls will find out.
+				s.c.log.Debug("initialized not accepted in the new session", "host", s.c.Host(), "status", status.Status)
+			} else if err != nil {
 				return err
 			}
 		}
