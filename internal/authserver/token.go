@@ -15,6 +15,10 @@ import (
 // directoryTimeout bounds the question whether a user still exists.
 const directoryTimeout = 3 * time.Second
 
+// emailTimeout bounds the question for the e-mail address, which the sign-in
+// or the refresh has just asked for.
+const emailTimeout = 250 * time.Millisecond
+
 // token is the token endpoint (RFC 6749 section 3.2).
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 	addr := s.peerAddr(r)
@@ -30,7 +34,22 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	s.writeTokens(w, is)
+	s.writeTokens(w, is, s.email(r.Context(), is.grant.subject()))
+}
+
+// email is the user's address as the directory has it, "" where that cannot
+// say at once: no token waits for it.
+func (s *Server) email(ctx context.Context, subject string) string {
+	if s.opts.Directory == nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, emailTimeout)
+	defer cancel()
+	u, err := s.opts.Directory.User(ctx, subject)
+	if err != nil {
+		return ""
+	}
+	return cutName(u.Email)
 }
 
 func (s *Server) exchange(w http.ResponseWriter, r *http.Request) (issued, error) {

@@ -59,17 +59,18 @@ type Options struct {
 }
 
 const (
-	maxPending       = 10_000                 // requests of the host in flight
-	maxAsked         = 1_000                  // requests of the server in flight
-	maxNotes         = 10_000                 // notifications waiting to be sent
-	orderWait        = 5 * time.Second        // for the notification before to be accepted
-	noteTimeout      = time.Minute            // for a notification or a response to be accepted
-	drainTime        = 800 * time.Millisecond // for answers still due when stdin has ended
-	cancelTime       = 300 * time.Millisecond // for telling the server what is cancelled at the end
-	closeTime        = 500 * time.Millisecond // for ending the session
-	relayDepth       = 1000                   // nesting of a message that only passes
-	cancelAtOnce     = 16                     // cancellations sent at a time at the end
-	batchVersion     = "2025-03-26"           // the only revision with batches
+	maxPending       = 10_000                  // requests of the host in flight
+	maxAsked         = 1_000                   // requests of the server in flight
+	maxNotes         = 10_000                  // notifications waiting to be sent
+	orderWait        = 5 * time.Second         // for the notification before to be accepted
+	noteTimeout      = time.Minute             // for a notification or a response to be accepted
+	tellTimeout      = 5 * time.Second         // for a cancellation to be accepted
+	drainTime        = 800 * time.Millisecond  // for answers still due when stdin has ended
+	cancelTime       = 300 * time.Millisecond  // for telling the server what is cancelled at the end
+	exitTime         = 1700 * time.Millisecond // for all of it
+	relayDepth       = 1000                    // nesting of a message that only passes
+	cancelAtOnce     = 16                      // cancellations sent at a time at the end
+	batchVersion     = "2025-03-26"            // the only revision with batches
 	latestLegacy     = "2025-11-25"
 	methodCancelled  = "notifications/cancelled"
 	methodReady      = "notifications/initialized"
@@ -134,8 +135,10 @@ func Run(ctx context.Context, o Options) error {
 		ended = b.readAll()
 	}()
 	var result error
+	var deadline time.Time
 	select {
 	case <-read:
+		deadline = time.Now().Add(exitTime)
 		b.log.Debug("stdin ended", "error", fmt.Sprint(ended))
 		b.drain(ctx)
 	case <-ctx.Done():
@@ -144,7 +147,10 @@ func Run(ctx context.Context, o Options) error {
 	case <-b.out.Broken():
 		b.log.Debug("the host has stopped reading")
 	}
-	b.close(client)
+	if deadline.IsZero() {
+		deadline = time.Now().Add(exitTime)
+	}
+	b.close(client, deadline)
 	if d, ok := b.o.Stdin.(interface{ SetReadDeadline(time.Time) error }); ok && d.SetReadDeadline(time.Unix(1, 0)) == nil {
 		select {
 		case <-read:
@@ -283,7 +289,7 @@ func (b *bridge) response(m *jsonrpc.Message) {
 	b.background(func() {
 		defer b.settled(func() {})
 		b.inOrder(b.life, after)
-		b.send(m)
+		b.send(m, noteTimeout)
 	})
 }
 
@@ -315,7 +321,7 @@ func (b *bridge) notification(m *jsonrpc.Message) {
 			return
 		}
 		b.inOrder(b.life, after)
-		b.send(m)
+		b.send(m, noteTimeout)
 		if hs != nil && m.Method == methodReady {
 			b.announce(hs)
 		}
@@ -323,8 +329,8 @@ func (b *bridge) notification(m *jsonrpc.Message) {
 }
 
 // send passes on a message that nobody answers.
-func (b *bridge) send(m *jsonrpc.Message) {
-	ctx, cancel := context.WithTimeout(b.life, noteTimeout)
+func (b *bridge) send(m *jsonrpc.Message, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(b.life, limit)
 	defer cancel()
 	err := b.remote.Do(ctx, transport.Call{Message: m, Deliver: func(m *jsonrpc.Message) error { return b.deliver(nil, m) }})
 	if err != nil {
@@ -395,12 +401,12 @@ func (b *bridge) drain(ctx context.Context) {
 }
 
 // close cancels what is in flight, ends the session and waits for all of it,
-// within cancelTime and closeTime. A host that does not read any more can keep
-// a goroutine in its write to stdout; that one is left behind.
-func (b *bridge) close(client *transport.Client) {
+// at most until the deadline. A host that does not read any more can keep a
+// goroutine in its write to stdout; that one is left behind.
+func (b *bridge) close(client *transport.Client, deadline time.Time) {
 	b.cancelAll()
 	b.end(errClosing)
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
 	b.remote.Close(ctx)
 	client.Close(ctx)
@@ -431,7 +437,7 @@ func (b *bridge) explain(method string, err error) (string, local) {
 	text := err.Error()
 	auth, isAuth := errors.AsType[*transport.AuthError](err)
 	_, unreachable := errors.AsType[*transport.UnreachableError](err)
-	_, status := errors.AsType[*transport.StatusError](err)
+	status, _ := errors.AsType[*transport.StatusError](err)
 	switch {
 	case errors.Is(err, errSignIn) || isAuth:
 		data.URL = b.o.SignInURL()
@@ -453,8 +459,10 @@ func (b *bridge) explain(method string, err error) (string, local) {
 		text = fmt.Sprintf("%s did not respond to %s within %s", b.host, method, b.o.RequestTimeout)
 	case unreachable:
 		text += "; nothing was sent: check the URL and the network, then try again"
-	case status:
-		text += "; check that " + b.o.URL + " is the server's MCP endpoint"
+	case status != nil && (status.Status < 300 || status.Status == http.StatusNotFound || status.Status == http.StatusMethodNotAllowed):
+		text += "; check that the URL is the server's MCP endpoint"
+	case status != nil && status.Status >= 500:
+		text += "; try again later"
 	}
 	return text, data
 }

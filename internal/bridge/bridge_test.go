@@ -1,6 +1,8 @@
 package bridge_test
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -790,6 +792,58 @@ func TestLargeMessagesPass(t *testing.T) {
 			t.Errorf("%d bytes: got %.100s", size, got)
 		}
 	}
+}
+
+// A signal ends the read of stdin that is under way, where the system can.
+func TestSignalEndsTheReadUnderWay(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = r.Close(), w.Close() }()
+	why := errors.New("terminated")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	done := make(chan error)
+	state := &remote{}
+	out, in := io.Pipe()
+	go func() { done <- bridge.Run(ctx, bridge.Options{Stdin: r, Stdout: in, URL: serve(t, state)}) }()
+	if _, err := io.WriteString(w, initialize+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.Contains(line, "serverInfo") {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	cancel(why)
+	if err := <-done; !errors.Is(err, why) {
+		t.Errorf("got %v", err)
+	}
+	// That no goroutine is left in the read, TestMain checks.
+	if n := state.count(http.MethodDelete); n != 1 {
+		t.Errorf("%d DELETEs", n)
+	}
+}
+
+// deadlined is a stdin that can be interrupted, as an os.File.
+type deadlined struct{ *io.PipeReader }
+
+func (d deadlined) SetReadDeadline(time.Time) error { return d.CloseWithError(os.ErrDeadlineExceeded) }
+
+func TestIdleBridgeEndsAtOnceWithStdin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, _ := inMemory(t, &remote{})
+		r, w := io.Pipe()
+		var out strings.Builder
+		o.Stdin, o.Stdout = deadlined{r}, &out
+		done := make(chan error)
+		go func() { done <- bridge.Run(t.Context(), o) }()
+		_, _ = io.WriteString(w, initialize+"\n")
+		synctest.Wait()
+		began := time.Now()
+		_ = w.Close()
+		if err := <-done; err != nil || time.Since(began) != 0 || !strings.Contains(out.String(), "serverInfo") {
+			t.Errorf("%v after %v, having written %q", err, time.Since(began), out.String())
+		}
+	})
 }
 
 func TestRunRefusesABadURL(t *testing.T) {

@@ -24,10 +24,11 @@ type handshake struct {
 	p *pending
 
 	open   signal // the server's session is open
-	early  signal // the host was answered in the server's place
+	early  signal // the host has been answered in the server's place
 	failed signal // it failed, and the host has the error
 
 	mu           sync.Mutex
+	taken        bool // the host is answered in the server's place
 	attempt      *attempt
 	capabilities json.RawMessage // the server's
 }
@@ -78,8 +79,8 @@ func (b *bridge) initialize(m *jsonrpc.Message) {
 		select {
 		case <-a.done:
 			if a.err != nil {
-				hs.failed.set()
 				b.fail(p, a.err)
+				hs.failed.set()
 			}
 			return
 		case <-b.life.Done():
@@ -92,6 +93,7 @@ func (b *bridge) initialize(m *jsonrpc.Message) {
 		}
 		b.log.Info("the server has not answered yet, answering the host in its place", "host", b.host)
 		b.reply(nil, hs.promise())
+		hs.early.set()
 		b.finish(p)
 		select {
 		case <-a.done: // it failed at this very moment
@@ -107,11 +109,15 @@ func (b *bridge) initialize(m *jsonrpc.Message) {
 func (hs *handshake) claimEarly() bool {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	ok := hs.b.claim(hs.p)
-	if ok {
-		hs.early.set()
-	}
-	return ok
+	hs.taken = hs.b.claim(hs.p)
+	return hs.taken
+}
+
+// inPlace reports whether the host is answered in the server's place.
+func (hs *handshake) inPlace() bool {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	return hs.taken
 }
 
 // claim claims the host's request for the server's answer.
@@ -142,7 +148,7 @@ func (hs *handshake) try() *attempt {
 		if a.err = hs.ask(); a.err != nil {
 			a.token = hs.token()
 			hs.b.log.Info("initialize failed", "error", a.err.Error())
-			if hs.early.isSet() {
+			if hs.inPlace() {
 				hs.b.background(func() { hs.tryAgain(a) })
 			}
 		}
@@ -170,27 +176,35 @@ func (hs *handshake) ask() error {
 		if first {
 			defer b.finish(p)
 		}
+		open := hs.failed
 		if m.Error != nil {
 			text, _ := jsonrpc.LookupString(m.Error, "message")
 			refusal = &refusedError{b.host, text}
-			if first {
-				hs.failed.set()
-			}
 		} else {
 			hs.opened(m, first)
+			open = hs.open
 		}
+		// What the host has sent already goes behind its answer, whoever gives it.
 		if first {
+			defer open.set()
 			return b.out.WriteMessage(m.Raw)
+		}
+		select {
+		case <-hs.early.c:
+		case <-b.life.Done():
+		}
+		if refusal == nil {
+			open.set()
 		}
 		return nil
 	}})
-	if err == nil && refusal != nil && hs.early.isSet() {
+	if err == nil && refusal != nil && hs.inPlace() {
 		err = refusal
 	}
 	return err
 }
 
-// opened takes over the server's result; relayed tells whether the host gets it.
+// opened notes the server's result; relayed tells whether the host gets it.
 func (hs *handshake) opened(m *jsonrpc.Message, relayed bool) {
 	hs.mu.Lock()
 	hs.capabilities, _ = jsonrpc.Lookup(m.Result, "capabilities")
@@ -201,7 +215,6 @@ func (hs *handshake) opened(m *jsonrpc.Message, relayed bool) {
 		hs.b.version = version
 		hs.b.mu.Unlock()
 	}
-	hs.open.set()
 }
 
 // tryAgain goes on, for as long as the host lives, after an attempt failed that

@@ -192,6 +192,9 @@ func (p *pending) expire() {
 // request's anew behind it.
 func (p *pending) authorizing(waiting bool) {
 	p.signingIn.Store(waiting)
+	if waiting {
+		p.started.Store(false) // the server refused it without executing it
+	}
 	switch {
 	case p.timer == nil:
 	case waiting:
@@ -280,7 +283,7 @@ func (b *bridge) ask(m *jsonrpc.Message) bool {
 	case full:
 		b.log.Warn("refused a request from the server: too many wait for the host", "method", m.Method)
 		refusal := parsed(jsonrpc.NewError(m.ID, jsonrpc.CodeInternal, "too many requests wait for the client", local{From: b.o.Name}))
-		b.background(func() { b.send(refusal) })
+		b.background(func() { b.send(refusal, noteTimeout) })
 	}
 	return !twice && !full
 }
@@ -316,7 +319,7 @@ func (b *bridge) cancel(m *jsonrpc.Message) {
 // tell sends the cancellation of p to a server that may have seen p, once.
 func (b *bridge) tell(p *pending, m *jsonrpc.Message) {
 	if !p.modern && p.started.Load() && !p.told.Swap(true) {
-		b.send(m)
+		b.send(m, tellTimeout)
 	}
 }
 

@@ -92,12 +92,15 @@ func (s *Store) sealingKey(ctx context.Context, forWrite bool) ([]byte, error) {
 		return nil, err
 	}
 	place.Version, place.KeyID = 1, keyID(key)
+	settled := false
 	if m == nil || *m != place {
 		if err := s.writeMarker(place); err != nil {
 			return nil, err
 		}
+		settled = true
 	}
-	if place.Fallback {
+	// Said when it is decided; every later start would only repeat it.
+	if place.Fallback && settled {
 		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, readable by your user only", s.keyPath()))
 	}
 	s.key, s.keyID = key, place.KeyID

@@ -43,8 +43,8 @@ func (p *Principal) HasScope(scope string) bool {
 
 // User is a person as Clerk describes them at the moment of asking.
 type User struct {
-	ID             string          // "user_…"
-	Email          string          // primary address
+	ID             string // "user_…"
+	Email          string // primary address
 	FirstName      string
 	LastName       string
 	ImageURL       string

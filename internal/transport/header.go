@@ -47,7 +47,7 @@ func plainHeaderValue(v string) bool {
 func modernHeader(h http.Header, m *jsonrpc.Message, version string) {
 	h.Set(headerVersion, EncodeHeaderValue(version))
 	h.Set(headerMethod, EncodeHeaderValue(m.Method))
-	source := ""
+	var source string
 	switch m.Method {
 	case "tools/call", "prompts/get":
 		source = "name"

@@ -331,8 +331,8 @@ func transient(err error) bool {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return false
 	}
-	if _, ok := errors.AsType[*net.OpError](err); ok {
-		return true
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Op == "dial" || op.Op == "read" || op.Op == "write" // and not an alert of TLS
 	}
 	// net/http has no name for a kept connection that the server closed.
 	return errors.Is(err, io.EOF) || strings.Contains(err.Error(), "server closed idle connection")

@@ -50,8 +50,12 @@ const maxRenewals = 5
 const maxSessionID = 4 << 10
 
 // NewSession returns a session that is not open yet. deliver receives what the
-// server sends on no call's stream; it must be safe for concurrent use.
+// server sends on no call's stream; it must be safe for concurrent use. Nil
+// drops that.
 func (c *Client) NewSession(deliver func(*jsonrpc.Message) error) *Session {
+	if deliver == nil {
+		deliver = func(*jsonrpc.Message) error { return nil }
+	}
 	s := &Session{c: c, deliver: deliver}
 	s.flights.init()
 	return s

@@ -83,17 +83,11 @@ func (s *sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodDelete || m.IsNotification() || m.IsResponse():
 		w.WriteHeader(http.StatusAccepted)
 	case s.handle != nil:
-		r.Body = http.NoBody
-		r = r.WithContext(context.WithValue(r.Context(), idKey{}, m))
 		s.handle(w, r)
 	default:
 		answerJSON(w, 200, result(m))
 	}
 }
-
-type idKey struct{}
-
-func asked(r *http.Request) *jsonrpc.Message { return r.Context().Value(idKey{}).(*jsonrpc.Message) }
 
 func do(t testing.TB, s *transport.Session, raw string) []string {
 	t.Helper()

@@ -35,6 +35,14 @@ const (
 	sweepEvery  = time.Minute
 )
 
+// silent is where go-redis logs to: what matters comes as an error as well.
+type silent struct{}
+
+// Printf is what go-redis calls.
+func (silent) Printf(context.Context, string, ...any) {}
+
+func init() { goredis.SetLogger(silent{}) }
+
 // Options are what the store can be told besides its URL.
 type Options struct {
 	// Now is the clock of this process, from which the expiries it writes and

@@ -63,7 +63,7 @@ func faultLinearisable(t *testing.T, p *Proxy, direct store.Store, open func(t *
 	var mu sync.Mutex
 	failed := 0
 	all(6, func(i int) {
-		n := h.Work(t.Context(), i, stores[i%3], 120)
+		n := h.Work(t.Context(), i, stores[i%3], 300)
 		mu.Lock()
 		defer mu.Unlock()
 		failed += n

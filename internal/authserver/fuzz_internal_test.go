@@ -1,0 +1,275 @@
+package authserver
+
+import (
+	"encoding/json"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/secret"
+)
+
+// These look at parsers from inside: over HTTP a fuzzer would spend its time on
+// the way to them.
+
+func fuzzRing(f *testing.F) *keyring {
+	ring, err := newKeyring([]secret.String{"8f1d0c2b7a69584e3d5c6b7a8990a1b2c3d4e5f60718293a4b5c6d7e8f90a1b3"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return ring
+}
+
+func FuzzRedirectURIs(f *testing.F) {
+	for _, pair := range [][2]string{
+		{"https://app.example/cb", "https://app.example/cb"}, {"http://localhost:3000/cb", "http://localhost:4000/cb"},
+		{"http://127.0.0.1/cb?x=://127.0.0.1", "http://127.0.0.1:1/cb?x=://127.0.0.1"}, {"http://[::1]:1/", "http://[::1]/"},
+		{"https://good@evil/", `https://good\@evil/`}, {"cursor://anysphere.cursor-mcp/oauth/callback", "cursor://x"}, {"http://localhost:1@evil/", "http://localhost"},
+	} {
+		f.Add(pair[0], pair[1])
+	}
+	policy, err := newRedirectPolicy(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, registered, requested string) {
+		kind, err := policy.check(requested)
+		if err == nil {
+			// Read it the plain way: what stands between "//" and the next
+			// delimiter is the host that the browser goes to.
+			_, rest, ok := strings.Cut(requested, "://")
+			end := strings.IndexAny(rest, "/?#")
+			if end < 0 {
+				end = len(rest)
+			}
+			authority := rest[:end]
+			u, parseErr := url.Parse(requested)
+			if !ok || parseErr != nil || u.Host != authority || strings.ContainsAny(requested, "@\\# \t\r\n") && strings.ContainsAny(authority, "@\\# \t\r\n") {
+				t.Fatalf("accepted %q, whose host is unclear", requested)
+			}
+			if redirectHost(requested) != authority && kind != redirectPrivate {
+				t.Fatalf("%q is shown as %q", requested, redirectHost(requested))
+			}
+			if kind == redirectLoopback && !isLoopbackName(strings.TrimSuffix(authority, ":"+u.Port())) {
+				t.Fatalf("%q counts as loopback", requested)
+			}
+			full := withQuery(requested, "code", "a b&c", "state", registered)
+			if got, err := url.Parse(full); err != nil || got.Host != u.Host || got.EscapedPath() != u.EscapedPath() || !strings.HasPrefix(full, requested) || strings.ContainsAny(full, "\r\n\x00 ") {
+				t.Fatalf("answer %q to %q", full, requested)
+			}
+		}
+		if _, regErr := policy.check(registered); regErr != nil || err != nil {
+			return
+		}
+		if policy.matches(registered, requested) && registered != requested {
+			a, b := mustParse(t, registered), mustParse(t, requested)
+			if kind != redirectLoopback || a.Hostname() != b.Hostname() || a.EscapedPath() != b.EscapedPath() || a.RawQuery != b.RawQuery || a.ForceQuery != b.ForceQuery {
+				t.Fatalf("%q matches the registered %q", requested, registered)
+			}
+		}
+	})
+}
+
+func mustParse(t *testing.T, raw string) *url.URL {
+	u, err := url.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func FuzzFormParameters(f *testing.F) {
+	for _, pair := range [][2]string{{"a=1&b=2", "c=3"}, {"a=1&a=2", ""}, {"a=1", "a=1"}, {"a=%00&%61=x", ""}, {"a;b=1", ""}, {"a=", "a="}} {
+		f.Add(pair[0], pair[1])
+	}
+	f.Fuzz(func(t *testing.T, query, form string) {
+		p, err := parseParams(query, form)
+		if err != nil {
+			return
+		}
+		count := map[string]int{}
+		for _, text := range []string{query, form} {
+			for _, pair := range strings.Split(text, "&") {
+				if pair == "" {
+					continue
+				}
+				name, _, _ := strings.Cut(pair, "=")
+				name, err := url.QueryUnescape(name)
+				if err != nil {
+					t.Fatalf("accepted %q", pair)
+				}
+				count[name]++
+			}
+		}
+		twice := 0
+		for _, n := range count {
+			if n > 1 {
+				twice++
+			}
+		}
+		if twice != len(p.repeated) {
+			t.Fatalf("%q and %q: %d names come twice, %q reported", query, form, twice, p.repeated)
+		}
+		for name, v := range p.values {
+			if v == "" || count[name] == 0 {
+				t.Fatalf("value %q of %q", v, name)
+			}
+		}
+	})
+}
+
+func FuzzRegistrations(f *testing.F) {
+	for _, body := range []string{
+		`{"redirect_uris":["https://app.example/cb"],"client_name":"x"}`, `{"redirect_uris":["http://localhost/cb"],"grant_types":["refresh_token","authorization_code"]}`,
+		`{"REDIRECT_URIS":[]}`, `{"a":{"b":[{"c":1,"C":2}]}}`, `null`, `{"redirect_uris":[null]}`, `{"redirect_uri\u017f":[]}`, `{"client_name":"\ud800"}`, `[]`, `{}{}`,
+	} {
+		f.Add([]byte(body))
+	}
+	policy, err := newRedirectPolicy(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	s := &Server{redirects: policy}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		reg, err := parseRegistration(body)
+		if err != nil {
+			return
+		}
+		// What was read is what any other parser reads: one key, one value.
+		var plain map[string]json.RawMessage
+		if err := json.Unmarshal(body, &plain); err != nil {
+			t.Fatalf("accepted %q", body)
+		}
+		if raw, ok := plain["client_name"]; ok {
+			var name string
+			if json.Unmarshal(raw, &name) != nil || name != reg.Name {
+				t.Fatalf("read %q, want %s", reg.Name, raw)
+			}
+		} else if reg.Name != "" {
+			t.Fatalf("a name from nowhere: %q", reg.Name)
+		}
+		c, err := s.newClient(reg)
+		if err != nil {
+			return
+		}
+		out, err := json.Marshal(registered{ClientID: "x", Name: c.Name, ClientURI: c.ClientURI, LogoURI: c.LogoURI, RedirectURIs: reg.RedirectURIs,
+			GrantTypes: c.GrantTypes, ResponseTypes: []string{"code"}, AuthMethod: c.AuthMethod, SoftwareID: c.SoftwareID, SoftwareVersion: c.SoftwareVersion})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var answer map[string]any
+		if err := json.Unmarshal(out, &answer); err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range answer {
+			if v == nil || v == "" {
+				t.Fatalf("answer has an empty %s: %s", name, out)
+			}
+		}
+		if len(c.RedirectURIs) == 0 || len(c.RedirectURIs) > maxRedirects {
+			t.Fatalf("%d redirects", len(c.RedirectURIs))
+		}
+	})
+}
+
+func FuzzTokens(f *testing.F) {
+	ring := fuzzRing(f)
+	f.Add("user_1/abc", uint64(1), "client", "https://mcp.example/mcp", "mcp:tools", int64(1_800_000_000), []byte("secret"), "mcpc_at_x", 3)
+	f.Add("a%2Fb/", uint64(1<<63), "", "", "", int64(0), []byte(""), "mcpc_rt_", 200)
+	f.Fuzz(func(t *testing.T, grant string, n uint64, client, resource, scopes string, expires int64, seed []byte, foreign string, at int) {
+		if strings.Count(grant, "/") != 1 || expires < 0 || expires > 1<<40 {
+			grant, expires = "user/id", 1
+		}
+		in := accessToken{grantName(grant), n, client, resource, scopes, time.Unix(expires, 0)}
+		token := ring.sealAccessToken(in)
+		if len(token) < maxToken {
+			if out, ok := ring.openAccessToken(token); !ok || out != in {
+				t.Fatalf("sealed %+v, opened %+v, %v", in, out, ok)
+			}
+		}
+		h := handle{grantName(grant), n, hash(seed)}
+		refresh := ring.sealHandle(prefixRefresh, h)
+		if again := ring.sealHandle(prefixRefresh, h); again != refresh {
+			t.Fatal("one handle has two texts")
+		}
+		if len(refresh) < maxToken {
+			out, ok := ring.openHandle(prefixRefresh, refresh)
+			if !ok || out.grant != h.grant || out.seq != h.seq || string(out.secret) != string(h.secret) {
+				t.Fatalf("sealed %+v, opened %+v, %v", h, out, ok)
+			}
+			if _, ok := ring.openHandle(prefixCode, prefixCode+refresh[len(prefixRefresh):]); ok {
+				t.Fatal("a refresh token opens as a code")
+			}
+		}
+		for _, good := range []string{token, refresh} {
+			i := at
+			if i < 0 {
+				i = -(i + 1)
+			}
+			i %= len(good)
+			bad := good[:i] + string(good[i]^1) + good[i+1:]
+			_, okAccess := ring.openAccessToken(bad)
+			_, okRefresh := ring.openHandle(prefixRefresh, bad)
+			if okAccess || okRefresh {
+				t.Fatalf("opens although letter %d was changed", i)
+			}
+		}
+		if _, ok := ring.openAccessToken(foreign); ok && foreign != token {
+			t.Fatal("a foreign access token opens")
+		}
+		if _, ok := ring.openHandle(prefixRefresh, foreign); ok && foreign != refresh {
+			t.Fatal("a foreign refresh token opens")
+		}
+		parseAccessToken(foreign) // what a broken seal might let through must not panic
+	})
+}
+
+func FuzzCookies(f *testing.F) {
+	ring := fuzzRing(f)
+	s := &Server{keys: ring, site: site{scheme: "https"}, now: time.Now}
+	f.Add("x", "state")
+	f.Add(s.sealText(forForm, formTicket, ticket{}), "")
+	f.Fuzz(func(t *testing.T, value, state string) {
+		r := httptest.NewRequest("GET", "https://mcp.example/callback", nil)
+		for _, name := range []string{cookieCSRF, cookieSignin, cookieAccount} {
+			r.Header.Add("Cookie", s.cookieName(name)+"="+strings.Map(func(c rune) rune {
+				if c <= ' ' || c >= 0x7f || strings.ContainsRune(`";,\`, c) {
+					return -1
+				}
+				return c
+			}, value))
+		}
+		if s.readAccount(r) != nil {
+			t.Fatal("an account out of nothing")
+		}
+		if s.approvedState(httptest.NewRecorder(), r, state) {
+			t.Fatal("a state out of nothing")
+		}
+		w := httptest.NewRecorder()
+		s.approveState(w, r, state)
+		back := httptest.NewRequest("GET", "https://mcp.example/callback", nil)
+		for _, c := range w.Result().Cookies() {
+			back.AddCookie(c)
+		}
+		if s.approvedState(httptest.NewRecorder(), back, state+"x") || !s.approvedState(httptest.NewRecorder(), back, state) {
+			t.Fatal("the cookie does not stand for its state")
+		}
+	})
+}
+
+// What names show is one line of at most the limit, whatever they hold.
+func FuzzDisplayText(f *testing.F) {
+	f.Add("Claude \u202e(verified)", 10)
+	f.Fuzz(func(t *testing.T, text string, limit int) {
+		limit = 1 + limit&0x3f
+		got := displayText(text, limit)
+		if n := len([]rune(strings.TrimSuffix(got, "…"))); n > limit {
+			t.Fatalf("%d characters of %d", n, limit)
+		}
+		if strings.ContainsAny(got, "\n\r\t\u202e\u2066\u200b\u200f\ufeff") {
+			t.Fatalf("%q", got)
+		}
+	})
+}

@@ -1,0 +1,378 @@
+package bridge_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+)
+
+// signingIn starts a bridge whose server wants the token "tok".
+func signingIn(t *testing.T, state *remote, who *person) *host {
+	t.Helper()
+	state.token = "tok"
+	o, _ := inMemory(t, state)
+	o.Authorizer, o.SignInURL = who, who.signInURL
+	return start(t, o)
+}
+
+var listChanged = []string{
+	`{"jsonrpc":"2.0","method":"notifications/prompts/list_changed"}`,
+	`{"jsonrpc":"2.0","method":"notifications/resources/list_changed"}`,
+	`{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`,
+}
+
+// Who signs in quickly gets the server's own answer: relay wins.
+func TestQuickSignInIsRelayed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &remote{capabilities: `{"tools":{}}`}
+		who := &person{takes: 20 * time.Second, next: "tok"}
+		h := signingIn(t, state, who)
+		began := time.Now()
+		line := h.call(initialize)
+		if !strings.Contains(line, `"name":"s"`) || !strings.Contains(line, `"capabilities":{"tools":{}}`) || time.Since(began) != 20*time.Second {
+			t.Errorf("after %v: %s", time.Since(began), line)
+		}
+		h.send(initialized)
+		if got := h.call(request(1, "prompts/list", "")); got != answer(1) { // the server's answer, whatever it is
+			t.Errorf("got %s", got)
+		}
+		h.quiet(time.Minute)
+		if who.times() != 1 {
+			t.Errorf("signed in %d times", who.times())
+		}
+	})
+}
+
+func TestHostIsAnsweredWhileThePersonSignsIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &remote{}
+		who := &person{takes: 3 * time.Minute, next: "tok", url: "https://as.test/authorize?state=x"}
+		h := signingIn(t, state, who)
+		began := time.Now()
+		line := h.call(initialize)
+		if took := time.Since(began); took > 40*time.Second || took > 29*time.Second {
+			t.Errorf("answered after %v", took)
+		}
+		m, err := jsonrpc.Parse([]byte(line), jsonrpc.Limits{Strict: true})
+		if err != nil || string(m.ID) != `"i"` {
+			t.Fatalf("%s: %v", line, err)
+		}
+		if v, _ := jsonrpc.LookupString(m.Result, "protocolVersion"); v != "2025-11-25" {
+			t.Errorf("version %q", v)
+		}
+		for _, path := range [][]string{{"tools", "listChanged"}, {"prompts", "listChanged"}, {"resources", "listChanged"}, {"resources", "subscribe"}} {
+			if v, _ := jsonrpc.Lookup(m.Result, append([]string{"capabilities"}, path...)...); string(v) != "true" {
+				t.Errorf("capability %v is not promised", path)
+			}
+		}
+		for _, name := range []string{"completions", "logging"} {
+			if v, _ := jsonrpc.Lookup(m.Result, "capabilities", name); string(v) != "{}" {
+				t.Errorf("capability %s is not promised", name)
+			}
+		}
+		if s, _ := jsonrpc.LookupString(m.Result, "instructions"); !strings.Contains(s, who.url) || !strings.Contains(s, "mcp-clerk login http://server.test/mcp") {
+			t.Errorf("instructions %q", s)
+		}
+
+		h.send(initialized)
+		for method, want := range map[string]string{
+			"tools/list": `{"tools":[]}`, "prompts/list": `{"prompts":[]}`, "resources/list": `{"resources":[]}`,
+			"resources/templates/list": `{"resourceTemplates":[]}`, "ping": `{}`,
+		} {
+			asked := time.Now()
+			if got := h.call(request(1, method, "")); got != `{"jsonrpc":"2.0","id":1,"result":`+want+`}` || time.Since(asked) != 0 {
+				t.Errorf("%s: got %s", method, got)
+			}
+		}
+
+		asked := time.Now()
+		code, text := errorOf(t, h.call(request(2, "tools/call", "")), 2)
+		if code != -32603 || !strings.Contains(text, who.url) || !strings.Contains(text, "run `mcp-clerk login http://server.test/mcp`") || time.Since(asked) != 50*time.Second {
+			t.Errorf("after %v: %d %s", time.Since(asked), code, text)
+		}
+
+		// A cancelled request that waits has no response.
+		h.send(request(3, "tools/call", ""), `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":3}}`)
+
+		// One that waits long enough gets the server's.
+		time.Sleep(3*time.Minute - 40*time.Second - time.Since(began))
+		h.send(request(4, "tools/call", ""))
+		got := h.collect(4)
+		if diff := cmp.Diff(append([]string{answer(4)}, listChanged...), got); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+		if took := time.Since(began); took < 3*time.Minute || took > 3*time.Minute+time.Second {
+			t.Errorf("went on after %v", took)
+		}
+
+		var sent []string
+		for _, r := range state.seen() {
+			if r.HTTP == http.MethodPost {
+				sent = append(sent, fmt.Sprint(r.Body, " ", r.Header.Get("Authorization"), " ", r.Header.Get("Mcp-Session-Id")))
+			}
+		}
+		want := []string{
+			initialize + "  ", initialize + " Bearer tok ", initialized + " Bearer tok session-1",
+			request(4, "tools/call", "") + " Bearer tok session-1",
+		}
+		if diff := cmp.Diff(want, sent); diff != "" {
+			t.Errorf("the server got: (-want +got)\n%s", diff)
+		}
+		if who.times() != 1 {
+			t.Errorf("signed in %d times", who.times())
+		}
+	})
+}
+
+// What was promised and is not there answers empty, or -32601.
+func TestPromisesAreBridgedToWhatTheServerHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &remote{capabilities: `{"tools":{},"resources":{"subscribe":false}}`, version: "2025-03-26"}
+		h := signingIn(t, state, &person{takes: time.Minute, next: "tok"})
+		h.call(initialize)
+		h.send(initialized)
+		h.collect(3)
+		for method, want := range map[string]string{
+			"tools/list": answer(1), "tools/call": answer(1), "resources/list": answer(1), "resources/read": answer(1), "ping": answer(1), "no/such": answer(1),
+			"prompts/list":        `{"jsonrpc":"2.0","id":1,"result":{"prompts":[]}}`,
+			"prompts/get":         `-32601`,
+			"resources/subscribe": `-32601`, "resources/unsubscribe": `-32601`,
+			"completion/complete": `-32601`, "logging/setLevel": `-32601`,
+		} {
+			if got := h.call(request(1, method, "")); got != want && (want != `-32601` || !strings.Contains(got, `"error":{"code":-32601`)) {
+				t.Errorf("%s: got %s", method, got)
+			}
+		}
+		for _, method := range []string{"prompts/list", "prompts/get", "resources/subscribe", "logging/setLevel"} {
+			if n := len(state.bodies(method)); n != 0 {
+				t.Errorf("%s reached the server", method)
+			}
+		}
+		// The header has the server's version, whatever the host was told.
+		last := state.seen()[len(state.seen())-1]
+		if v := last.Header.Get("Mcp-Protocol-Version"); v != "2025-03-26" {
+			t.Errorf("version header %q", v)
+		}
+	})
+}
+
+func TestVersionPromisedIsTheHostsIfLegacy(t *testing.T) {
+	for asked, want := range map[string]string{
+		"2024-11-05": "2024-11-05", "2025-03-26": "2025-03-26", "2025-06-18": "2025-06-18", "2025-11-25": "2025-11-25",
+		"2026-07-28": "2025-11-25", "1.0": "2025-11-25",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := signingIn(t, &remote{}, &person{takes: time.Hour})
+			if line := h.call(strings.Replace(initialize, "2025-11-25", asked, 1)); !strings.Contains(line, `"protocolVersion":"`+want+`"`) {
+				t.Errorf("asked for %s: %s", asked, line)
+			}
+		})
+	}
+}
+
+// A server that is only slow is no reason to keep the host waiting either.
+func TestSlowServerDoesNotKeepTheHostWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &remote{}
+		o, _ := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Mcp-Session-Id") == "" {
+				time.Sleep(2 * time.Minute)
+			}
+			state.ServeHTTP(w, r)
+		}))
+		h := start(t, o)
+		began := time.Now()
+		h.call(initialize)
+		if took := time.Since(began); took > 40*time.Second {
+			t.Errorf("answered after %v", took)
+		}
+		h.send(initialized)
+		if code, text := errorOf(t, h.call(request(1, "tools/call", "")), 1); code != -32603 || !strings.Contains(text, "server.test does not answer yet") {
+			t.Errorf("%d %s", code, text)
+		}
+		if diff := cmp.Diff(listChanged, h.collect(3)); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	})
+}
+
+func TestRefusedSignInIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		who := &person{takes: time.Second, refuse: errDenied}
+		h := signingIn(t, &remote{}, who)
+		code, text := errorOf(t, h.call(initialize), "i")
+		if code != -32603 || !strings.Contains(text, "access denied") || !strings.Contains(text, "run `mcp-clerk login http://server.test/mcp`") {
+			t.Errorf("%d %s", code, text)
+		}
+		h.quiet(10 * time.Minute) // nothing is tried that the host did not ask for
+		if who.times() != 1 {
+			t.Errorf("asked %d times", who.times())
+		}
+	})
+}
+
+// The host was answered, then the sign-in failed: lists stay empty, a call tries
+// again, and a sign-in by another way (in a terminal) is noticed.
+func TestSignInThatFailsLateCanBeMadeGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &remote{}
+		who := &person{takes: time.Minute, refuse: errDenied}
+		h := signingIn(t, state, who)
+		h.call(initialize)
+		h.send(initialized)
+		time.Sleep(5 * time.Minute)
+		if got := h.call(request(1, "tools/list", "")); got != `{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}` || who.times() != 1 {
+			t.Errorf("asked %d times, got %s", who.times(), got)
+		}
+		who.takes = time.Second
+		if code, text := errorOf(t, h.call(request(2, "tools/call", "")), 2); code != -32603 || !strings.Contains(text, "access denied") || who.times() != 2 {
+			t.Errorf("asked %d times, then %d %s", who.times(), code, text)
+		}
+		who.set("tok")
+		began := time.Now()
+		if diff := cmp.Diff(listChanged, h.collect(3)); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+		if took := time.Since(began); took > 15*time.Second || who.times() != 2 {
+			t.Errorf("noticed after %v, asked %d times", took, who.times())
+		}
+		if got := h.call(request(3, "tools/call", "")); got != answer(3) {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
+// The network is away when the person has signed in: it is tried again.
+func TestSessionIsOpenedWhenTheNetworkIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &remote{token: "tok"}
+		o, net := inMemory(t, state)
+		who := &person{takes: time.Minute, next: "tok"}
+		o.Authorizer = who
+		h := start(t, o)
+		h.call(initialize)
+		h.send(initialized)
+		net.refuse.Store(true)
+		o.HTTPClient.CloseIdleConnections()
+		time.Sleep(10 * time.Minute)
+		net.refuse.Store(false)
+		if diff := cmp.Diff(listChanged, h.collect(3)); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+		if who.times() != 1 {
+			t.Errorf("signed in %d times", who.times())
+		}
+	})
+}
+
+// A server that lets everybody initialize and asks for a sign-in at a call.
+func TestSignInInTheMiddleIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		who := &person{takes: 30 * time.Second, next: "tok", url: "https://as.test/authorize"}
+		state := &remote{}
+		state.handle = func(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message) {
+			if m.Method == "tools/call" && r.Header.Get("Authorization") == "" {
+				w.WriteHeader(401)
+				return
+			}
+			answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
+		}
+		o, _ := inMemory(t, state)
+		o.Authorizer, o.SignInURL = who, who.signInURL
+		h := start(t, o)
+		h.handshake()
+		began := time.Now()
+		h.send(request(1, "tools/call", ""), request(2, "tools/call", ""))
+		if got := h.call(request(3, "tools/list", "")); got != answer(3) || time.Since(began) != 0 { // others go on
+			t.Errorf("got %s after %v", got, time.Since(began))
+		}
+		if diff := cmp.Diff([]string{answer(1), answer(2)}, h.collect(2)); diff != "" || time.Since(began) != 30*time.Second {
+			t.Errorf("after %v: %s", time.Since(began), diff)
+		}
+		who.set("")
+		who.takes = time.Hour
+		began = time.Now()
+		code, text := errorOf(t, h.call(request(4, "tools/call", "")), 4)
+		if code != -32603 || !strings.Contains(text, who.url) || time.Since(began) != 50*time.Second {
+			t.Errorf("after %v: %d %s", time.Since(began), code, text)
+		}
+		if who.times() != 2 {
+			t.Errorf("asked %d times", who.times())
+		}
+	})
+}
+
+// A request that waits for a sign-in and is cancelled is never executed, and
+// the server, which has refused it, is told nothing.
+func TestRequestCancelledDuringASignInIsNotExecuted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		who := &person{takes: 2 * time.Second, next: "tok"}
+		state := &remote{}
+		executed := 0
+		state.handle = func(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message) {
+			if r.Header.Get("Authorization") == "" {
+				w.WriteHeader(401)
+				return
+			}
+			executed++
+			answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
+		}
+		o, _ := inMemory(t, state)
+		o.Authorizer = who
+		h := start(t, o)
+		h.handshake()
+		h.send(request(1, "tools/call", ""))
+		time.Sleep(time.Second)
+		h.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`)
+		h.quiet(time.Minute)
+		if n := len(state.bodies("notifications/cancelled")); executed != 0 || n != 0 {
+			t.Errorf("executed %d times, cancelled %d times", executed, n)
+		}
+		if got := h.call(request(2, "tools/call", "")); got != answer(2) || who.times() != 1 { // the sign-in was not lost
+			t.Errorf("got %s after %d sign-ins", got, who.times())
+		}
+	})
+}
+
+func TestRefusedInitializeIsRelayed(t *testing.T) {
+	refusal := `{"jsonrpc":"2.0","id":"i","error":{"code":-32602,"message":"Unsupported protocol version","data":{"supported":["x"]}}}`
+	state := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answerJSON(w, 400, refusal) })
+	h := start(t, bridge.Options{URL: serve(t, state)})
+	if got := h.call(initialize); got != refusal {
+		t.Errorf("got %s", got)
+	}
+	if got := h.call(request(1, "ping", "")); !strings.Contains(got, `"id":1`) { // whatever it says
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestHostThatLeavesDuringTheSignInEndsTheBridge(t *testing.T) {
+	for _, after := range []time.Duration{time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			state := &remote{}
+			h := signingIn(t, state, &person{takes: time.Hour})
+			h.send(initialize)
+			if after > time.Second {
+				h.next()
+				h.send(initialized, request(1, "tools/call", ""))
+			}
+			time.Sleep(after - time.Second)
+			began := time.Now()
+			if err := h.end(); err != nil || time.Since(began) > 2*time.Second {
+				t.Errorf("%v after %v", err, time.Since(began))
+			}
+			if slices.ContainsFunc(state.seen(), func(r seen) bool { return r.HTTP == http.MethodDelete }) {
+				t.Error("a session that was never there was ended")
+			}
+		})
+	}
+}
