@@ -61,7 +61,7 @@ func (e *environment) secret(name string) (secret.String, error) {
 	if !info.Mode().IsRegular() && info.Mode()&os.ModeNamedPipe == 0 || info.Size() > most {
 		return "", fmt.Errorf("read %s_FILE: %q is not a small file", name, path)
 	}
-	data, err := os.ReadFile(path) //nolint:gosec // the path is the operator's own setting
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("read %s_FILE: %w", name, err)
 	}

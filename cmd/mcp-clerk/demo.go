@@ -313,7 +313,7 @@ func (d *demo) generateImage(ctx context.Context, host *stdioClient, user string
 		if err != nil {
 			return fmt.Errorf("read picture: %w", err)
 		}
-		if err := os.WriteFile(d.opts.Output, data, 0o644); err != nil { //nolint:gosec // a picture is for everyone
+		if err := os.WriteFile(d.opts.Output, data, 0o644); err != nil {
 			return withHint(fmt.Errorf("write picture: %w", err), "name another file with --output")
 		}
 		d.screen.step(begin, "generateImage", "%s, %d bytes, %d progress notifications, written to %s", c.MIMEType, len(data), progress, d.opts.Output)

@@ -165,7 +165,7 @@ func devKeys(env *environment, dir string) (secret.String, error) {
 		}
 	}
 	path := filepath.Join(dir, "dev.key")
-	data, err := os.ReadFile(path) //nolint:gosec // our own file
+	data, err := os.ReadFile(path)
 	if err == nil {
 		return secret.String(strings.TrimSpace(string(data))), nil
 	}

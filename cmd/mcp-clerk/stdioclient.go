@@ -28,7 +28,7 @@ type stdioClient struct {
 
 // startStdioClient runs command; stderr gets each line the command writes there.
 func startStdioClient(ctx context.Context, command string, args []string, stderr func(line string)) (*stdioClient, error) {
-	cmd := exec.CommandContext(ctx, command, args...)
+	cmd := exec.CommandContext(ctx, command, args...) //nolint:gosec // this very program, by the demo
 	cmd.WaitDelay = 5 * time.Second
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -137,7 +137,7 @@ func (c *stdioClient) write(raw []byte) error {
 // close ends the command the way a host does: by closing its input.
 func (c *stdioClient) close() error {
 	err := c.stdin.Close()
-	for range c.lines { //nolint:revive // drained so that the command can end
+	for range c.lines { // drained, so that the command can end
 	}
 	c.reader.Wait()
 	if werr := c.cmd.Wait(); werr != nil {

@@ -115,7 +115,7 @@ func (s *Server) readRequest(req *authRequest, p params) error {
 	if slices.Contains(p.repeated, "resource") {
 		return &oauthError{Code: codeInvalidTarget, Description: "more than one resource"}
 	}
-	if p.firstRepeated() != "" {
+	if len(p.repeated) > 0 {
 		return invalidRequest("a parameter comes more than once")
 	}
 	switch p.get("response_type") {

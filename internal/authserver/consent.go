@@ -77,7 +77,7 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p, err := parseParams(form)
-	if err != nil || p.firstRepeated() != "" || r.URL.RawQuery != "" {
+	if err != nil || len(p.repeated) > 0 || r.URL.RawQuery != "" {
 		s.forgedPage(w, r)
 		return
 	}

@@ -223,6 +223,13 @@ func TestForgedConsentIsRefused(t *testing.T) {
 				r.Header.Set("Origin", "https://evil.example")
 				return b, r
 			},
+			"two cookies of one name": func(b *browser, r *http.Request) (*browser, *http.Request) {
+				for _, ck := range b.jar.Cookies(r.URL) {
+					r.AddCookie(ck)
+				}
+				r.AddCookie(&http.Cookie{Name: "__Host-csrf", Value: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"})
+				return e.browser(), r
+			},
 			"origin null": func(b *browser, r *http.Request) (*browser, *http.Request) {
 				r.Header.Set("Origin", "null")
 				return b, r

@@ -177,6 +177,7 @@ func FuzzRegistrations(f *testing.F) {
 func FuzzTokens(f *testing.F) {
 	ring := fuzzRing(f)
 	f.Add("user_1/abc", uint64(1), "client", "https://mcp.example/mcp", "mcp:tools", int64(1_800_000_000), []byte("secret"), "mcpc_at_x", 3)
+	f.Add("user_1/abc", uint64(1), "client", "r", "s", int64(1), []byte("x"), "", 80) // a byte of the secret
 	f.Add("a%2Fb/", uint64(1<<63), "", "", "", int64(0), []byte(""), "mcpc_rt_", 200)
 	f.Fuzz(func(t *testing.T, grant string, n uint64, client, resource, scopes string, expires int64, seed []byte, foreign string, at int) {
 		if strings.Count(grant, "/") != 1 || expires < 0 || expires > 1<<40 {
@@ -214,6 +215,20 @@ func FuzzTokens(f *testing.F) {
 			_, okRefresh := ring.openHandle(prefixRefresh, bad)
 			if okAccess || okRefresh {
 				t.Fatalf("opens although letter %d was changed", i)
+			}
+		}
+		// Nor with a new checksum: the seal covers the secret behind it.
+		for prefix, good := range map[string]string{prefixAccess: token, prefixRefresh: refresh} {
+			body, ok := decodeToken(prefix, good, nil)
+			if !ok {
+				continue // longer than any real one
+			}
+			body[(at&0xffff)%len(body)] ^= 1
+			bad := encodeToken(prefix, body)
+			_, okAccess := ring.openAccessToken(bad)
+			_, okRefresh := ring.openHandle(prefixRefresh, bad)
+			if okAccess || okRefresh {
+				t.Fatal("opens although a byte was changed and the checksum made anew")
 			}
 		}
 		if _, ok := ring.openAccessToken(foreign); ok && foreign != token {

@@ -134,7 +134,7 @@ type redemption struct {
 // redeem turns the pending code into tokens, once. Whoever can present the
 // code with its verifier a second time is the client or has stolen all that it
 // had: the grant ends (RFC 6749 section 4.1.2). Anybody else changes nothing.
-func (g *grant) redeem(now time.Time, l lives, in redemption) error {
+func (g *grant) redeem(now time.Time, in redemption) error {
 	switch {
 	case g.ClientID != in.client || subtle.ConstantTimeCompare(g.Code.Hash, hash(in.secret)) != 1:
 		return errGrantOver

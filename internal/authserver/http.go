@@ -57,7 +57,7 @@ func (s *Server) page(methods string, h http.HandlerFunc) http.Handler {
 			redirect(w, http.StatusFound, s.site.origin+r.URL.RequestURI())
 			return
 		}
-		if retry, ok := s.limits.pages.allow(s.peerAddr(r), s.now(), 1); !ok {
+		if retry, ok := s.limits.pages.allow(s.peerAddr(r), s.now()); !ok {
 			setRetryAfter(w.Header(), retry)
 			s.errorPage(w, r, errorPage{Status: http.StatusTooManyRequests, Problem: "Too many sign-ins were started from your network in a short time.",
 				Advice: "Wait a minute, then go back to your application and try again."})
@@ -101,16 +101,6 @@ type params struct {
 }
 
 func (p params) get(name string) string { return p.values[name] }
-
-// firstRepeated is a parameter other than those excepted that came twice.
-func (p params) firstRepeated(except ...string) string {
-	for _, name := range p.repeated {
-		if !slices.Contains(except, name) {
-			return name
-		}
-	}
-	return ""
-}
 
 var errMalformedParams = errors.New("the parameters are not well-formed form data in UTF-8")
 

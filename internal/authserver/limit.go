@@ -51,9 +51,9 @@ func newLimiter(each rate.Limit, burst int, loopback rate.Limit, loopbackBurst i
 		young: map[netip.Prefix]*rate.Limiter{}}
 }
 
-// allow takes n from the bucket of addr, or says after what time it could.
-func (l *limiter) allow(addr netip.Addr, now time.Time, n int) (retry time.Duration, ok bool) {
-	r := l.bucket(addr).ReserveN(now, n)
+// allow takes one from the bucket of addr, or says after what time it could.
+func (l *limiter) allow(addr netip.Addr, now time.Time) (retry time.Duration, ok bool) {
+	r := l.bucket(addr).ReserveN(now, 1)
 	if d := r.DelayFrom(now); d > 0 {
 		r.CancelAt(now)
 		return max(d, time.Second), false

@@ -55,6 +55,26 @@ func TestIdenticalRegistrationsAreNotCountedAsNew(t *testing.T) {
 	}
 }
 
+// Slow enough for the limit of requests, new clients still pile up slowly only;
+// who registers what is known already is not in the way of that.
+func TestNewRegistrationsHaveALimitOfTheirOwn(t *testing.T) {
+	e := newEnv(t)
+	e.addr = "198.51.100.7:1"
+	e.register("Hosted", webRedirect)
+	for i := range 400 {
+		e.clock.advance(time.Second)
+		a := e.registerRaw(fmt.Sprintf(`{"client_name":"c%d","redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"none"}`, i))
+		if a.status == http.StatusTooManyRequests {
+			if a.header.Get("Retry-After") == "" || i < 50 {
+				t.Errorf("refused after %d: %v", i, a.header)
+			}
+			e.register("Hosted", webRedirect)
+			return
+		}
+	}
+	t.Error("never refused")
+}
+
 func TestTokenGuessingIsStoppedPerAddress(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Web", webRedirect)

@@ -123,7 +123,7 @@ func checkURIText(raw string) error {
 	if raw == "" || len(raw) > maxRedirectLen {
 		return fmt.Errorf("is empty or longer than %d bytes", maxRedirectLen)
 	}
-	for i := 0; i < len(raw); i++ {
+	for i := range len(raw) {
 		switch c := raw[i]; {
 		case c <= 0x20 || c >= 0x7f:
 			return errors.New("contains a blank, a control character or one beyond ASCII")
@@ -174,7 +174,7 @@ func checkHost(host string) error {
 		return errors.New("has no host")
 	}
 	if strings.Contains(host, ":") { // an IPv6 address: url.Parse has checked its brackets
-		for i := 0; i < len(host); i++ {
+		for i := range len(host) {
 			if c := host[i]; c != ':' && c != '.' && !isHex(c) {
 				return errors.New("has a host that is not an address")
 			}
@@ -188,7 +188,7 @@ func checkHost(host string) error {
 		if len(label) >= 4 && strings.EqualFold(label[:4], "xn--") {
 			return errors.New("has an internationalised host name, which could imitate another one")
 		}
-		for i := 0; i < len(label); i++ {
+		for i := range len(label) {
 			if c := label[i]; !isHex(c) && (c < 'g' || c > 'z') && (c < 'G' || c > 'Z') && c != '-' && c != '_' {
 				return errors.New("has a host that is not a DNS name")
 			}

@@ -68,7 +68,7 @@ func invalidMetadata(format string, args ...any) *oauthError {
 
 // register is dynamic client registration (RFC 7591).
 func (s *Server) register(w http.ResponseWriter, r *http.Request) {
-	if retry, ok := s.limits.register.allow(s.peerAddr(r), s.now(), 1); !ok {
+	if retry, ok := s.limits.register.allow(s.peerAddr(r), s.now()); !ok {
 		s.writeError(w, r, tooManyRequests(retry))
 		return
 	}
@@ -129,7 +129,7 @@ func (s *Server) keepClient(r *http.Request, c *client) (kept *client, created b
 		case !errors.Is(err, errUnknownClient):
 			return nil, false, err
 		}
-		if retry, ok := s.limits.created.allow(s.peerAddr(r), now, 1); !ok {
+		if retry, ok := s.limits.created.allow(s.peerAddr(r), now); !ok {
 			return nil, false, tooManyRequests(retry)
 		}
 		c.Created = now.Unix()

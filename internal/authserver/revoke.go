@@ -13,7 +13,7 @@ import (
 // 200 forgets its token.
 func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
 	addr := s.peerAddr(r)
-	if retry, ok := s.limits.token.allow(addr, s.now(), 1); !ok {
+	if retry, ok := s.limits.token.allow(addr, s.now()); !ok {
 		s.writeError(w, r, tooManyRequests(retry))
 		return
 	}
@@ -33,7 +33,7 @@ func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if p.firstRepeated() != "" {
+	if len(p.repeated) > 0 {
 		return invalidRequest("a parameter comes more than once")
 	}
 	c, err := s.authenticateClient(r, p)
@@ -69,7 +69,7 @@ func (s *Server) revokeAccessToken(ctx context.Context, c *client, token string)
 		return nil
 	}
 	err := ignoreOver(s.transition(ctx, t.grant, func(g *grant) error {
-		if g.ClientID == c.ID && g.Revoked == "" && g.Generation == t.generation {
+		if g.Revoked == "" && g.Generation == t.generation {
 			g.Generation, g.changed = g.Generation+1, true
 		}
 		return nil

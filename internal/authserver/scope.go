@@ -10,7 +10,7 @@ func validScope(name string) bool {
 	if name == "" || len(name) > 128 {
 		return false
 	}
-	for i := 0; i < len(name); i++ {
+	for i := range len(name) {
 		if c := name[i]; c < 0x21 || c > 0x7e || c == '"' || c == '\\' {
 			return false
 		}

@@ -85,7 +85,7 @@ func (s *Server) beginSignIn(w http.ResponseWriter, r *http.Request, req *authRe
 // callback is where the sign-in provider sends the browser back to.
 func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	p, err := parseParams(r.URL.RawQuery)
-	if err != nil || p.firstRepeated() != "" || p.get("state") == "" || len(r.URL.RawQuery) > maxQuery {
+	if err != nil || len(p.repeated) > 0 || p.get("state") == "" || len(r.URL.RawQuery) > maxQuery {
 		s.signinOverPage(w, r, "")
 		return
 	}

@@ -22,7 +22,7 @@ const emailTimeout = 250 * time.Millisecond
 // token is the token endpoint (RFC 6749 section 3.2).
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 	addr := s.peerAddr(r)
-	if retry, ok := s.limits.token.allow(addr, s.now(), 1); !ok {
+	if retry, ok := s.limits.token.allow(addr, s.now()); !ok {
 		s.writeError(w, r, tooManyRequests(retry))
 		return
 	}
@@ -61,7 +61,7 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) (issued, error
 	if slices.Contains(p.repeated, "resource") {
 		return issued{}, &oauthError{Code: codeInvalidTarget, Description: "more than one resource"}
 	}
-	if name := p.firstRepeated(); name != "" {
+	if len(p.repeated) > 0 {
 		return issued{}, invalidRequest("a parameter comes more than once")
 	}
 	grantType := p.get("grant_type")
@@ -114,7 +114,7 @@ func (s *Server) redeemCode(ctx context.Context, c *client, p params) (issued, e
 	var is issued
 	err := s.transition(ctx, h.grant, func(g *grant) error {
 		now, l := s.now(), s.lives()
-		if err := g.redeem(now, l, in); err != nil {
+		if err := g.redeem(now, in); err != nil {
 			return err
 		}
 		is = issued{grant: h.grant, generation: g.Generation, client: c.ID, resource: g.Resource, scopes: g.Scopes, expires: g.accessEnd(now, l), seq: g.Refresh.Seq, secret: in.first}
@@ -221,7 +221,7 @@ func validVerifier(v string) bool {
 	if len(v) < 43 || len(v) > 128 {
 		return false
 	}
-	for i := 0; i < len(v); i++ {
+	for i := range len(v) {
 		switch c := v[i]; {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.', c == '_', c == '~':
 		default:

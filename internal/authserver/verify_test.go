@@ -111,6 +111,20 @@ func TestForeignTokensAreInvalid(t *testing.T) {
 	}
 }
 
+// RFC 8707 section 2: one store and one key may serve two resources.
+func TestTokensCountAtTheirOwnResourceOnly(t *testing.T) {
+	e := newEnv(t)
+	here := e.srv
+	tk := e.signIn(e.register("Web", webRedirect))
+	e.start(func(o *authserver.Options) { o.PublicURL = "https://other.example" })
+	if _, err := e.srv.Verify(t.Context(), tk.access); !errors.Is(err, identity.ErrInvalidToken) {
+		t.Errorf("the other resource says %v", err)
+	}
+	if _, err := here.Verify(t.Context(), tk.access); err != nil {
+		t.Error(err)
+	}
+}
+
 func flipByte(s string, i int) string {
 	c := byte('A')
 	if s[i] == c {

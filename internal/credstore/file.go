@@ -88,7 +88,7 @@ func writeFile(path string, data []byte) error {
 		return err
 	}
 	if err := rename(temp, path); err != nil {
-		os.Remove(temp)
+		_ = os.Remove(temp) // swept later if it stays
 		return err
 	}
 	return syncDir(filepath.Dir(path))
@@ -101,7 +101,7 @@ func writeNew(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temp)
+	defer func() { _ = os.Remove(temp) }() // swept later if it stays
 	if err := os.Link(temp, path); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return fs.ErrExist
@@ -125,7 +125,7 @@ func writeTemp(path string, data []byte) (temp string, err error) {
 	defer func() {
 		if err != nil {
 			f.Close()
-			os.Remove(f.Name())
+			_ = os.Remove(f.Name()) // swept later if it stays
 		}
 	}()
 	if _, err := f.Write(data); err != nil {
@@ -146,7 +146,7 @@ func sweepTemp(dir string) {
 	old, _ := filepath.Glob(filepath.Join(dir, ".tmp-*"))
 	for _, path := range old {
 		if info, err := os.Lstat(path); err == nil && time.Since(info.ModTime()) > time.Hour {
-			os.Remove(path)
+			_ = os.Remove(path)
 		}
 	}
 }

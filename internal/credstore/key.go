@@ -44,7 +44,7 @@ func (s *Store) readMarker() (*marker, error) {
 	}
 	var m marker
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, nil
+		return nil, nil //nolint:nilerr // a damaged marker settles nothing, like none
 	}
 	if m.Version > 1 {
 		return nil, &VersionError{Path: s.markerPath(), Version: m.Version}
@@ -166,7 +166,7 @@ func (s *Store) findKey(ctx context.Context, m *marker, forWrite bool) ([]byte, 
 			if err := s.writeMarker(place); err != nil {
 				return nil, marker{}, err
 			}
-			os.Remove(s.keyPath())
+			_ = os.Remove(s.keyPath())
 		}
 		return key, inKeyring, nil
 	}

@@ -50,7 +50,8 @@ type callbackAnswer struct {
 // connections from now on and answers them from serve on, so that no redirect
 // can come too early.
 func listenCallback(port int) (*callback, error) {
-	l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.Background(), "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		return nil, fmt.Errorf("listen for the sign-in's answer: %w", err)
 	}
@@ -92,7 +93,7 @@ func (cb *callback) finish(p page) {
 	// Connections that a browser opened in advance carry no request; they are
 	// not waited for any longer.
 	if cb.server.Shutdown(ctx) != nil {
-		cb.server.Close()
+		_ = cb.server.Close() // nothing is left to wait for
 	}
 	cb.serving.Wait()
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
@@ -197,16 +198,33 @@ func TestParallelAnswersRedeemOneCode(t *testing.T) {
 	s := newSite(t)
 	w := wait(t, s, nil)
 	query := w.right("code", w.code())
-	var tabs sync.WaitGroup
-	for range 8 {
+	const parallel = 8
+	var arrived, tabs sync.WaitGroup
+	arrived.Add(parallel)
+	s.on("/token", func(rw http.ResponseWriter, r *http.Request) {
+		// The code is redeemed once all tabs are there; a connection that is
+		// accepted after theirs shows it.
+		arrived.Wait()
+		w.send(t, "GET", "/favicon.ico", nil, nil)
+		s.serve(rw, r)
+	})
+	for range parallel {
 		tabs.Add(1)
 		go func() {
 			defer tabs.Done()
 			u := *w.redirect
 			u.RawQuery = query.Encode()
-			resp, err := http.Get(u.String())
+			req, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+				WroteRequest: func(httptrace.WroteRequestInfo) { arrived.Done() },
+			}), http.MethodGet, u.String(), nil)
 			if err != nil {
-				return // the listener was gone already
+				t.Error(err)
+				return
+			}
+			resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}).Do(req)
+			if err != nil {
+				t.Errorf("a tab got no page: %v", err)
+				return
 			}
 			resp.Body.Close()
 			if resp.StatusCode != 200 {

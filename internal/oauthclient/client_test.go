@@ -101,6 +101,22 @@ func TestASecondProcessNeedsNoSignIn(t *testing.T) {
 	}
 }
 
+// Should a store ever hand out the record of another server, its token stays
+// where it is.
+func TestATokenOfAnotherServerIsNotSent(t *testing.T) {
+	s, other := newSite(t), newSite(t)
+	_, _, dir := signedIn(t, s, nil)
+	o := options(t, s.URL+"/mcp", dir)
+	o.ServerURL, o.OpenURL = other.URL+"/mcp", closed(t)
+	c := newClient(t, o)
+	if got, err := c.Token(t.Context()); got != "" || err != nil {
+		t.Errorf("token %q, %v", got, err)
+	}
+	if st, err := c.Status(t.Context()); st.SignedIn || err != nil {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
 func TestManyRequestsShareOneSignInAndOneRefresh(t *testing.T) {
 	s := newSite(t)
 	b := &browser{}

@@ -169,10 +169,10 @@ func TestWhereServerMetadataIsLookedFor(t *testing.T) {
 				s.meta["issuer"] = s.URL + test.issuer
 				for i, path := range test.paths {
 					s.on(path, func(w http.ResponseWriter, r *http.Request) {
-						switch {
-						case i == at:
+						switch i {
+						case at:
 							writeJSON(w, 200, s.meta)
-						case i == 0:
+						case 0:
 							// Another issuer's document is passed over.
 							writeJSON(w, 200, map[string]any{"issuer": "https://other.example"})
 						default:

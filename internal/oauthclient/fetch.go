@@ -156,7 +156,7 @@ func (f *fetcher) do(ctx context.Context, method, target string, body []byte, co
 	}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), reader)
 	if err != nil {
-		return nil, fmt.Errorf("%s %q: %w", method, displayURL(u), errors.Unwrap(err))
+		return nil, fmt.Errorf("%s %q cannot be asked for", method, displayURL(u))
 	}
 	for name, values := range header {
 		req.Header[name] = values

@@ -58,7 +58,7 @@ func (cb *callback) show(w http.ResponseWriter, status int, p page) {
 	err := pageTemplate.Execute(&b, struct {
 		page
 		Style template.CSS
-	}{p, template.CSS(pageStyle)})
+	}{p, template.CSS(pageStyle)}) //nolint:gosec // our own style sheet
 	if err != nil {
 		http.Error(w, p.Title, status)
 		return

@@ -1,6 +1,7 @@
 package oauthclient_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -310,6 +311,97 @@ func TestAnotherAuthorizationServerGetsNothingOfTheFirst(t *testing.T) {
 	}
 	if st, err := c.Status(t.Context()); err != nil || st.Issuer != next.URL {
 		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// The registration too is bound to its issuer, though the grant was never
+// found void.
+func TestARegistrationIsNotUsedAtAnotherIssuer(t *testing.T) {
+	s, next := newSite(t), newSite(t)
+	s.extra["refresh_token"] = ""
+	c, clk, _, _ := refreshing(t, s)
+	clk.add(2 * time.Hour)
+	next.with(func() { next.n = 100; next.prm["resource"] = s.URL + "/mcp" })
+	s.with(func() { s.valid = map[string]bool{}; s.prm["authorization_servers"] = []string{next.URL} })
+	request(t.Context(), c, s.URL+"/mcp") // s knows none of next's tokens, and refuses
+	if len(next.asked) != 1 || next.asked[0].Get("client_id") != "client-101" {
+		t.Errorf("asked with %v", next.asked)
+	}
+}
+
+// An authorization server that has forgotten the client shows its user an
+// error page and sends nobody back. The next sign-in registers anew.
+func TestARegistrationThatLedNowhereIsReplaced(t *testing.T) {
+	s := newSite(t)
+	s.extra["refresh_token"] = ""
+	clk := newClock()
+	c, b, _ := signedIn(t, s, func(o *oauthclient.Options) { o.Now = clk.Now; o.SignInTimeout = 500 * time.Millisecond })
+	clk.add(2 * time.Hour)
+	s.forget()
+	var notSignedIn *oauthclient.NotSignedInError
+	if _, err := request(t.Context(), c, s.URL+"/mcp"); !errors.As(err, &notSignedIn) {
+		t.Errorf("got %v", err)
+	}
+	clk.add(2 * time.Minute)
+	if status, err := request(t.Context(), c, s.URL+"/mcp"); status != 200 || err != nil {
+		t.Errorf("status %d, %v", status, err)
+	}
+	if b.windows() != 3 || s.count("POST /register") != 2 {
+		t.Errorf("%d windows, %d registrations", b.windows(), s.count("POST /register"))
+	}
+}
+
+// withoutLock is a process that waited in vain for the lock of one that it
+// takes for dead, and goes on.
+type withoutLock struct{ oauthclient.TokenStore }
+
+func (withoutLock) Lock(context.Context) (func(), error) { return func() {}, nil }
+
+// Decision 11: who was taken for dead and wakes up drops its result, good or
+// bad, for that of the process which went on in its place.
+func TestALateResultIsDropped(t *testing.T) {
+	for _, late := range []string{"invalid_grant", "tokens", "outage"} {
+		t.Run(late, func(t *testing.T) {
+			s := newSite(t)
+			clk := newClock()
+			first, b, dir := signedIn(t, s, func(o *oauthclient.Options) { o.Now = clk.Now })
+			clk.add(2 * time.Hour)
+			o := options(t, s.URL+"/mcp", dir)
+			o.Now, o.OpenURL, o.Store = clk.Now, closed(t), withoutLock{o.Store}
+			second := newClient(t, o)
+			var once atomic.Bool
+			var won string
+			s.on("/token", func(w http.ResponseWriter, r *http.Request) {
+				if !once.CompareAndSwap(false, true) {
+					s.serve(w, r)
+					return
+				}
+				// While the first one's request is on its way, the second
+				// refreshes.
+				won = token(t, second)
+				switch late {
+				case "invalid_grant":
+					writeJSON(w, 400, map[string]any{"error": "invalid_grant"})
+				case "tokens":
+					writeJSON(w, 200, map[string]any{"access_token": "late", "refresh_token": "late", "token_type": "Bearer", "expires_in": 3600})
+				case "outage":
+					w.WriteHeader(500)
+				}
+			})
+			got, err := first.Token(t.Context())
+			if late == "outage" {
+				if err == nil && got != won {
+					t.Errorf("token %q", got)
+				}
+				got, err = first.Token(t.Context())
+			}
+			if got != won || err != nil || b.windows() != 1 {
+				t.Errorf("token %q, %v, %d windows; want %q", got, err, b.windows(), won)
+			}
+			if got := token(t, newClient(t, o)); got != won {
+				t.Errorf("a third process has %q", got)
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 	"github.com/mcp-clerk/mcp-clerk/internal/transport"
 )
 
@@ -285,4 +287,34 @@ func (c *chunked) Read(p []byte) (int, error) {
 	n := copy(p, c.b[:min(c.n, len(c.b))])
 	c.b = c.b[n:]
 	return n, nil
+}
+
+// FuzzOversizeID holds the search for the id of a skipped message against a
+// parser that sees all of it.
+func FuzzOversizeID(f *testing.F) {
+	f.Add([]byte(`{"method":"m","params":{"id":[1,"\"}"]},"id":"a\\"}`), uint8(4))
+	f.Add([]byte(`{"id":1,"id":2,"result":{"method":1}}`), uint8(1))
+	f.Add([]byte(`{ "x" : "id" , "id" : -0.5e+10 , "method" : null }`), uint8(2))
+	f.Fuzz(func(t *testing.T, in []byte, chunk uint8) {
+		in = bytes.TrimSpace(in)
+		if len(in) < 3 || in[0] != '{' || !json.Valid(in) || bytes.ContainsAny(in, "\n\r") || bytes.Contains(in, []byte(`\u00`)) {
+			t.Skip()
+		}
+		var want json.RawMessage
+		method := false
+		_ = jsonrpc.Members(in, func(key string, val json.RawMessage) bool {
+			switch {
+			case key == "id" && (val[0] == '"' || val[0] == '-' || val[0] >= '0' && val[0] <= '9'):
+				want = val
+			case key == "method":
+				method = true
+			}
+			return true
+		})
+		_, err := transport.NewReader(&chunked{append(in, '\n'), int(chunk)%9 + 1}, 1).Read()
+		e, ok := errors.AsType[*transport.OversizeError](err)
+		if !ok || len(want) <= 1<<10 && string(e.ID) != string(want) || e.Request != method {
+			t.Fatalf("%s: got %v with id %s, request %v", in, err, e.ID, e.Request)
+		}
+	})
 }

@@ -41,7 +41,9 @@ type silent struct{}
 // Printf is what go-redis calls.
 func (silent) Printf(context.Context, string, ...any) {}
 
-func init() { goredis.SetLogger(silent{}) }
+func init() { //nolint:gochecknoinits // go-redis has one logger for the process
+	goredis.SetLogger(silent{})
+}
 
 // Options are what the store can be told besides its URL.
 type Options struct {
@@ -223,7 +225,7 @@ func (s *Store) sweepLoop(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(sweepEvery/2 + rand.N(sweepEvery)):
+		case <-time.After(sweepEvery/2 + rand.N(sweepEvery)): //nolint:gosec // jitter, no secret
 		}
 		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("the sweep of the index failed", "error", err)

@@ -3,6 +3,8 @@ package storetest
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -71,15 +73,57 @@ func freePort(t testing.TB) int {
 // such as "--appendonly", "yes", say so.
 func StartRedis(t testing.TB, settings ...string) *Server {
 	t.Helper()
+	return startRedis(t, nil, nil, settings...)
+}
+
+// StartRedisTLS starts a Redis server that speaks TLS only.
+func StartRedisTLS(t testing.TB, certFile, keyFile string, settings ...string) *Server {
+	t.Helper()
+	pem, err := os.ReadFile(certFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	return startRedis(t, nil, &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, append([]string{
+		"--tls-cert-file", certFile, "--tls-key-file", keyFile, "--tls-ca-cert-file", certFile, "--tls-auth-clients", "no",
+	}, settings...)...)
+}
+
+// StartSentinel starts a Sentinel with the configuration in file, which it
+// rewrites.
+func StartSentinel(t testing.TB, file string) *Server {
+	t.Helper()
+	return startRedis(t, []string{file, "--sentinel"}, nil)
+}
+
+func startRedis(t testing.TB, first []string, secure *tls.Config, settings ...string) *Server {
+	t.Helper()
 	program := need(t, "redis-server", "redis-server")
 	port := strconv.Itoa(freePort(t))
 	s := &Server{Addr: "127.0.0.1:" + port, Dir: t.TempDir(), t: t, crash: os.Kill}
-	s.command = func() *exec.Cmd {
-		//nolint:gosec // the program is the system's, the settings the test's
-		return exec.Command(program, append([]string{"--bind", "127.0.0.1", "--port", port, "--dir", s.Dir, "--save", "", "--daemonize", "no"}, settings...)...)
+	args := append(slices.Clone(first), "--bind", "127.0.0.1", "--dir", s.Dir, "--daemonize", "no")
+	if first == nil {
+		args = append(args, "--save", "")
 	}
+	if secure != nil {
+		args = append(args, "--port", "0", "--tls-port", port)
+	} else {
+		args = append(args, "--port", port)
+	}
+	args = append(args, settings...)
+	s.command = func() *exec.Cmd {
+		return exec.Command(program, args...) //nolint:gosec // the program is the system's, the settings the test's
+	}
+	dialer := &net.Dialer{Timeout: time.Second}
 	s.ready = func() error {
-		conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
+		var conn net.Conn
+		var err error
+		if secure != nil {
+			conn, err = tls.DialWithDialer(dialer, "tcp", s.Addr, secure)
+		} else {
+			conn, err = dialer.Dial("tcp", s.Addr)
+		}
 		if err != nil {
 			return err
 		}
@@ -104,11 +148,20 @@ func StartRedis(t testing.TB, settings ...string) *Server {
 // RedisCLI runs redis-cli with the arguments against the server.
 func (s *Server) RedisCLI(args ...string) string {
 	s.t.Helper()
-	host, port, _ := net.SplitHostPort(s.Addr)
-	//nolint:gosec // the arguments are the test's
-	out, err := exec.Command(need(s.t, "redis-cli", "redis-tools"), append([]string{"-h", host, "-p", port}, args...)...).CombinedOutput()
+	return RedisCLI(s.t, s.Addr, args...)
+}
+
+// RedisCLI runs redis-cli with the arguments against the server at addr.
+func RedisCLI(t testing.TB, addr string, args ...string) string {
+	t.Helper()
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		s.t.Fatalf("redis-cli %q: %v\n%s", args, err, out)
+		t.Fatal(err)
+	}
+	//nolint:gosec // the arguments are the test's
+	out, err := exec.Command(need(t, "redis-cli", "redis-tools"), append([]string{"-h", host, "-p", port}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("redis-cli %q: %v\n%s", args, err, out)
 	}
 	return strings.TrimSpace(string(out))
 }
