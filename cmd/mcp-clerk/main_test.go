@@ -59,9 +59,10 @@ func walkingBrowser() {
 //	kill-server        kill -9 that process
 //	stop-server        SIGTERM, and check that it ends with code 0
 //	exits CODE CMD…    run CMD and check its exit code
-//	bridge start ARGS… start "mcp-clerk connect ARGS…" with open pipes
+//	bridge start ARGS… start "mcp-clerk connect ARGS…" with open pipes; its
+//	                   standard error goes to the file bridge.stderr
 //	bridge send JSON   write one line to it
-//	bridge expect RE   read lines until one matches RE (10 s)
+//	bridge expect RE   read lines until one matches RE (40 s); the file last has it
 //	bridge close CODE  close its input and check its exit code
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -236,7 +237,10 @@ func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		stdout, err := cmd.StdoutPipe()
 		ts.Check(err)
-		cmd.Stderr = logWriter{ts}
+		stderr, err := os.Create(ts.MkAbs("bridge.stderr"))
+		ts.Check(err)
+		defer stderr.Close() // the process has its own
+		cmd.Stderr = stderr
 		ts.Check(cmd.Start())
 		ts.Defer(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 		lines := make(chan string, 1024)
@@ -271,6 +275,7 @@ func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 					ts.Fatalf("standard output carries something other than JSON-RPC: %q", line)
 				}
 				if pattern.MatchString(line) {
+					ts.Check(os.WriteFile(ts.MkAbs("last"), []byte(line), 0o600))
 					return
 				}
 			case <-limit:
@@ -289,12 +294,4 @@ func regexpMustCompile(ts *testscript.TestScript, expr string) *regexp.Regexp {
 	re, err := regexp.Compile(expr)
 	ts.Check(err)
 	return re
-}
-
-// logWriter puts a process's standard error into the script's log.
-type logWriter struct{ ts *testscript.TestScript }
-
-func (w logWriter) Write(b []byte) (int, error) {
-	w.ts.Logf("! %s", strings.TrimRight(string(b), "\n"))
-	return len(b), nil
 }

@@ -12,7 +12,8 @@ import (
 )
 
 // Messages of all topics go over one channel, each with its topic and the
-// topic's length in front.
+// topic's length in front. In a Cluster they all enter at one node: from several
+// they would arrive out of order.
 
 func (s *Store) channel() string { return s.prefix + ":broadcast" }
 
@@ -25,7 +26,15 @@ func (s *Store) Publish(ctx context.Context, topic string, message []byte) error
 	defer leave()
 	body := binary.AppendUvarint(nil, uint64(len(topic)))
 	body = append(append(body, topic...), message...)
-	return store.WithContext(ctx, s.client.Publish(ctx, s.channel(), body).Err())
+	node, err := s.nodeOf(ctx, s.channel())
+	if err != nil {
+		return store.WithContext(ctx, err)
+	}
+	if err := node.Publish(ctx, s.channel(), body).Err(); err != nil {
+		s.reload(ctx)
+		return store.WithContext(ctx, err)
+	}
+	return nil
 }
 
 // Subscribe implements store.Store.

@@ -150,6 +150,12 @@ func (s *Store) greet(ctx context.Context) error {
 	if err := s.client.Ping(ctx).Err(); err != nil {
 		return explain(err)
 	}
+	if _, ok := s.client.(*goredis.ClusterClient); !ok {
+		// Not every server tells.
+		if info, err := s.client.Info(ctx, "cluster").Result(); err == nil && strings.Contains(info, "cluster_enabled:1") {
+			return errors.New("this is a node of a Cluster: add cluster=true to the URL")
+		}
+	}
 	key := s.prefix + ":format"
 	format, err := s.client.Get(ctx, key).Result()
 	if errors.Is(err, goredis.Nil) {

@@ -47,9 +47,7 @@ func (s *Store) write(ctx context.Context, sc script, keys []string, args ...any
 			break
 		}
 		// A fail-over or a move of slots is under way.
-		if cluster, ok := s.client.(*goredis.ClusterClient); ok {
-			cluster.ReloadState(bounded)
-		}
+		s.reload(bounded)
 		select {
 		case <-ctx.Done():
 			return nil, store.WithContext(ctx, err)
@@ -88,13 +86,9 @@ func (s *Store) send(ctx context.Context, name, body string, keys []string, args
 // sendAndWait has the replicas confirm a write. WAIT counts for the connection
 // that it comes on, so both go to the master of the key together.
 func (s *Store) sendAndWait(ctx context.Context, cmd once, key string) (any, error) {
-	var node goredis.Cmdable = s.client
-	if cluster, ok := s.client.(*goredis.ClusterClient); ok {
-		master, err := cluster.MasterForKey(ctx, key)
-		if err != nil {
-			return nil, err
-		}
-		node = master
+	node, err := s.nodeOf(ctx, key)
+	if err != nil {
+		return nil, err
 	}
 	pipe := node.Pipeline()
 	_ = pipe.Process(ctx, cmd)
@@ -111,4 +105,19 @@ func (s *Store) sendAndWait(ctx context.Context, cmd once, key string) (any, err
 		return nil, fmt.Errorf("redis wrote, but %d of %d replicas have it", n, s.replicas)
 	}
 	return cmd.Val(), nil
+}
+
+// nodeOf returns the server that a key, or a channel, belongs to.
+func (s *Store) nodeOf(ctx context.Context, key string) (goredis.Cmdable, error) {
+	if cluster, ok := s.client.(*goredis.ClusterClient); ok {
+		return cluster.MasterForKey(ctx, key)
+	}
+	return s.client, nil
+}
+
+// reload has a Cluster's client look which node has which slots.
+func (s *Store) reload(ctx context.Context) {
+	if cluster, ok := s.client.(*goredis.ClusterClient); ok {
+		cluster.ReloadState(ctx)
+	}
 }
