@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -104,34 +106,22 @@ func (d *demo) tour(ctx context.Context, user string) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	begin := time.Now()
-	signIn := make(chan string, 1)
 	// Every user is a machine of their own: another state directory.
-	host, err := startStdioClient(ctx, exe, []string{
-		"connect", d.url, "--no-browser", "--credential-store", "file",
-		"--state-dir", filepath.Join(d.dir, "state-"+user),
-	}, func(line string) {
-		if at := strings.Index(line, "http"); at >= 0 && strings.Contains(line, "/authorize?") {
-			select {
-			case signIn <- strings.TrimSpace(line[at:]):
-			default:
-			}
+	account := []string{d.url, "--no-browser", "--credential-store", "file", "--state-dir", filepath.Join(d.dir, "state-"+user)}
+	if d.byBrowser {
+		// A person takes their time, and connect would answer the host meanwhile.
+		if err := d.login(ctx, exe, account, user); err != nil {
+			return fmt.Errorf("sign in: %w", err)
 		}
-	})
+	}
+	begin := time.Now()
+	prompts := newPrompts()
+	host, err := startStdioClient(ctx, exe, append([]string{"connect"}, account...), prompts.line)
 	if err != nil {
 		return err
 	}
 	d.screen.step(begin, "connect", "mcp-clerk connect %s started as a stdio command", d.url)
-	signedIn := make(chan error, 1)
-	go func() {
-		select {
-		case url := <-signIn:
-			signedIn <- d.signIn(ctx, user, url)
-		case <-ctx.Done():
-			signedIn <- ctx.Err()
-		}
-	}()
-	err = d.session(ctx, host, user, signedIn)
+	err = d.session(ctx, host, user, prompts)
 	if err != nil {
 		cancel() // the bridge need not be asked nicely any more
 	}
@@ -139,6 +129,73 @@ func (d *demo) tour(ctx context.Context, user string) error {
 		err = cerr
 	}
 	return err
+}
+
+// prompts finds the sign-in URL among the lines that a command writes to
+// standard error.
+type prompts struct{ url chan string }
+
+func newPrompts() prompts { return prompts{make(chan string, 1)} }
+
+func (p prompts) line(line string) {
+	if at := strings.Index(line, "http"); at >= 0 && strings.Contains(line, "/authorize?") {
+		select {
+		case p.url <- strings.TrimSpace(line[at:]):
+		default:
+		}
+	}
+}
+
+// login signs in by a login process and waits for it, as long as that waits
+// for the person.
+func (d *demo) login(ctx context.Context, exe string, account []string, user string) error {
+	begin := time.Now()
+	life, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(life, exe, append([]string{"login"}, account...)...) //nolint:gosec // this very program
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p := newPrompts()
+	said := ""
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			p.line(lines.Text())
+			if text, ok := strings.CutPrefix(lines.Text(), "error: "); ok {
+				said = text
+			}
+		}
+	}()
+	select {
+	case url := <-p.url:
+		err = d.signIn(ctx, user, url)
+	case <-read:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		cancel()
+	}
+	<-read
+	if werr := cmd.Wait(); err == nil && werr != nil {
+		err = werr
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		} else if said != "" {
+			err = errors.New(said)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	d.screen.step(begin, "login", "registered, consented, signed in with Clerk, token sealed")
+	return nil
 }
 
 // signIn goes through the pages behind url, in the browser if there is one.
@@ -156,7 +213,7 @@ func (d *demo) signIn(ctx context.Context, user, url string) error {
 	return walker.walk(ctx, url)
 }
 
-func (d *demo) session(ctx context.Context, host *stdioClient, user string, signedIn <-chan error) error {
+func (d *demo) session(ctx context.Context, host *stdioClient, user string, p prompts) error {
 	begin := time.Now()
 	initialized := make(chan error, 1)
 	var initResult json.RawMessage
@@ -169,15 +226,24 @@ func (d *demo) session(ctx context.Context, host *stdioClient, user string, sign
 		}, nil)
 		initialized <- err
 	}()
-	if err := <-signedIn; err != nil {
-		return fmt.Errorf("sign in as %q: %w", user, err)
-	}
-	if err := <-initialized; err != nil {
-		return fmt.Errorf("initialize: %w", err)
+	signedIn := "with the token of the login"
+	select {
+	case url := <-p.url: // nobody has signed in: connect asks for it
+		if err := d.signIn(ctx, user, url); err != nil {
+			return fmt.Errorf("sign in as %q: %w", user, err)
+		}
+		signedIn = "registered, consented, signed in with Clerk, token sealed"
+		if err := <-initialized; err != nil {
+			return fmt.Errorf("initialize: %w", err)
+		}
+	case err := <-initialized:
+		if err != nil {
+			return fmt.Errorf("initialize: %w", err)
+		}
 	}
 	serverName, _ := jsonrpc.LookupString(initResult, "serverInfo", "name")
 	revision, _ := jsonrpc.LookupString(initResult, "protocolVersion")
-	d.screen.step(begin, "sign-in", "registered, consented, signed in with Clerk, token sealed; initialize answered by %s (%s)", serverName, revision)
+	d.screen.step(begin, "initialize", "%s; answered by %s (%s)", signedIn, serverName, revision)
 	if err := host.notify("notifications/initialized"); err != nil {
 		return err
 	}

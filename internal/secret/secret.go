@@ -5,7 +5,11 @@
 // It imports no other room.
 package secret
 
-import "log/slog"
+import (
+	"fmt"
+	"io"
+	"log/slog"
+)
 
 const redacted = "[redacted]"
 
@@ -23,8 +27,9 @@ func (s String) String() string {
 	return redacted
 }
 
-// GoString implements fmt.GoStringer, for %#v.
-func (s String) GoString() string { return s.String() }
+// Format implements fmt.Formatter: no verb, not even a wrong one, shows the
+// secret.
+func (s String) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 // LogValue implements slog.LogValuer.
 func (s String) LogValue() slog.Value { return slog.StringValue(s.String()) }

@@ -1,0 +1,47 @@
+package identity_test
+
+import (
+	"testing"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+)
+
+func TestRolesComeFromMetadataAndFromOrganizations(t *testing.T) {
+	user := &identity.User{
+		Roles:       []string{"premium"},
+		Memberships: []identity.Membership{{OrgID: "org_1", Role: "org:admin"}},
+	}
+	for _, tt := range []struct {
+		user  *identity.User
+		roles []string
+		want  bool
+	}{
+		{user, []string{"premium"}, true},
+		{user, []string{"admin", "premium"}, true},
+		{user, []string{"org:admin"}, true},
+		{user, []string{"admin"}, false}, // an organisation's admin is not the server's
+		{user, []string{"Premium"}, false},
+		{user, []string{""}, false},
+		{user, nil, false},
+		{&identity.User{}, []string{"admin"}, false},
+		{nil, []string{"admin"}, false},
+	} {
+		if got := tt.user.HasRole(tt.roles...); got != tt.want {
+			t.Errorf("%+v has one of %q: %v, want %v", tt.user, tt.roles, got, tt.want)
+		}
+	}
+}
+
+func TestThePrincipalTravelsInTheContext(t *testing.T) {
+	if got := identity.FromContext(t.Context()); got != nil {
+		t.Errorf("found %+v in a bare context", got)
+	}
+	p := &identity.Principal{Subject: "user_1", Scopes: []string{"mcp:tools"}}
+	if got := identity.FromContext(identity.NewContext(t.Context(), p)); got != p {
+		t.Errorf("got %+v", got)
+	}
+	var none *identity.Principal
+	if !p.HasScope("mcp:tools") || p.HasScope("mcp") || none.HasScope("mcp:tools") {
+		t.Error("scopes are not held exactly")
+	}
+}
