@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
 )
 
 func TestMain(m *testing.M) {
@@ -56,6 +59,9 @@ func walkingBrowser() {
 //
 //	serve ARGS…        start "mcp-clerk serve ARGS…" and set $URL from its
 //	                   "listening on" line; an ADDR of 127.0.0.1:0 is added
+//	clerk start        run a stand-in for Clerk and set CLERK_… for serve
+//	clerk allow URL    let it redirect to URL
+//	clerk role ID ROLE give the user with that id a role, "" for none
 //	kill-server        kill -9 that process
 //	stop-server        SIGTERM, and check that it ends with code 0
 //	exits CODE CMD…    run CMD and check its exit code
@@ -84,6 +90,7 @@ func TestScript(t *testing.T) {
 			"stop-server": cmdStopServer,
 			"exits":       cmdExits,
 			"bridge":      cmdBridge,
+			"clerk":       cmdClerk,
 		},
 	})
 }
@@ -95,6 +102,7 @@ type processes struct {
 	env    *testscript.Env
 	server *exec.Cmd
 	bridge *bridgeProcess
+	clerk  *devclerk.Server
 }
 
 func of(ts *testscript.TestScript) *processes {
@@ -123,7 +131,8 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 
 func scriptEnv(ts *testscript.TestScript) []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", "BROWSER", "BROWSER_USER", "BROWSER_LOG", "DBUS_SESSION_BUS_ADDRESS", "GOCOVERDIR", "URL"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", "BROWSER", "BROWSER_USER", "BROWSER_LOG", "DBUS_SESSION_BUS_ADDRESS", "GOCOVERDIR", "URL",
+		"CLERK_CLIENT_ID", "CLERK_CLIENT_SECRET", "CLERK_SECRET_KEY", "CLERK_SECRET_KEY_FILE", "CLERK_FRONTEND_API", "CLERK_API_URL", "COOKIE_ENCRYPTION_KEY", "PUBLIC_URL"} {
 		if v := ts.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}
@@ -294,4 +303,31 @@ func regexpMustCompile(ts *testscript.TestScript, expr string) *regexp.Regexp {
 	re, err := regexp.Compile(expr)
 	ts.Check(err)
 	return re
+}
+
+func cmdClerk(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: clerk start|allow|role …")
+	}
+	p := of(ts)
+	switch args[0] {
+	case "start":
+		standIn, err := devclerk.New(devclerk.Options{})
+		ts.Check(err)
+		srv := httptest.NewServer(standIn)
+		ts.Defer(srv.Close)
+		standIn.SetIssuer(srv.URL)
+		p.clerk = standIn
+		ts.Setenv("CLERK_CLIENT_ID", standIn.ClientID())
+		ts.Setenv("CLERK_CLIENT_SECRET", standIn.ClientSecret().Reveal())
+		ts.Setenv("CLERK_SECRET_KEY", standIn.SecretKey().Reveal())
+		ts.Setenv("CLERK_FRONTEND_API", srv.URL)
+		ts.Setenv("CLERK_API_URL", srv.URL)
+	case "allow":
+		p.clerk.AllowRedirect(args[1])
+	case "role":
+		ts.Check(p.clerk.SetRole(args[1], args[2]))
+	default:
+		ts.Fatalf("clerk: unknown %q", args[0])
+	}
 }
