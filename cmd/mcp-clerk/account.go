@@ -130,7 +130,8 @@ func (o *accountOptions) serverURL(raw string) (string, error) {
 	case u.Scheme == "http" && !isLoopbackHost(u.Hostname()) && !o.AllowHTTP:
 		return "", withHint(usagef("%q: what is said over http can be read on the way", raw), "use https; in a network that you trust: --allow-http")
 	}
-	u.Fragment = ""
+	// One server, one name: the credential's key is made of it.
+	u.Scheme, u.Host, u.Fragment = strings.ToLower(u.Scheme), strings.ToLower(u.Host), ""
 	return u.String(), nil
 }
 
@@ -141,15 +142,14 @@ type account struct {
 	err    error  // why it cannot be opened
 }
 
-// accounts returns the account at server or, when server is empty, every one
-// that the store holds. The caller closes the clients.
+// accounts returns what the store holds for server and the profile (several
+// if sign-ins asked for different scopes) or, when server is empty, everything. The caller closes the clients.
 func (o *accountOptions) accounts(ctx context.Context, term terminal, server string) ([]account, error) {
 	if server != "" {
-		client, _, err := o.client(term, server, nil)
-		if err != nil {
+		var err error
+		if server, err = o.serverURL(server); err != nil {
 			return nil, err
 		}
-		return []account{{client: client}}, nil
 	}
 	store, err := o.openStore(term)
 	if err != nil {
@@ -165,6 +165,9 @@ func (o *accountOptions) accounts(ctx context.Context, term terminal, server str
 	}
 	var accounts []account
 	for _, e := range entries {
+		if server != "" && (e.Err != nil || e.Server != server || e.Profile != o.Profile) {
+			continue
+		}
 		a := account{path: e.Path, err: e.Err}
 		if e.Err == nil {
 			record := store.Record(e.Key)
@@ -173,6 +176,10 @@ func (o *accountOptions) accounts(ctx context.Context, term terminal, server str
 			})
 		}
 		accounts = append(accounts, a)
+	}
+	if server != "" && len(accounts) == 0 {
+		client, _, err := o.client(term, server, nil) // which has nothing, and says so
+		return []account{{client: client, err: err}}, err
 	}
 	return accounts, nil
 }

@@ -80,22 +80,25 @@ func (cb *callback) serve(expect expectation) {
 	}()
 }
 
-// finish shows p to the browser that waits for it and stops listening.
-func (cb *callback) finish(p page) {
+// finish stops listening and shows p to the browsers that wait for it. It does
+// not wait for them: others, the goroutines of the Client, has that done.
+func (cb *callback) finish(p page, others *sync.WaitGroup) {
 	cb.page = p
 	close(cb.verdict)
+	_ = cb.listener.Close() // only here; nobody else needs to know
 	if cb.server == nil {
-		cb.listener.Close()
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second/2)
-	defer cancel()
-	// Connections that a browser opened in advance carry no request; they are
-	// not waited for any longer.
-	if cb.server.Shutdown(ctx) != nil {
-		_ = cb.server.Close() // nothing is left to wait for
-	}
 	cb.serving.Wait()
+	others.Go(func() {
+		// Connections that a browser opened in advance carry no request, and
+		// look like ones that are about to.
+		ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
+		defer cancel()
+		if err := cb.server.Shutdown(ctx); err != nil {
+			_ = cb.server.Close()
+		}
+	})
 }
 
 func (cb *callback) handle(w http.ResponseWriter, r *http.Request) {

@@ -137,7 +137,7 @@ func (c *Client) startSignIn(ctx context.Context, req signInRequest, cred *crede
 	}
 	p.AuthURL, err = authorizationURL(d.server.AuthorizationEndpoint, p)
 	if err != nil {
-		cb.finish(page{})
+		cb.finish(page{}, &c.work)
 		return fmt.Errorf("authorization_endpoint of %q: %w", printable(p.Issuer), err)
 	}
 	return c.finishSignIn(ctx, req, p, cb, true)
@@ -164,7 +164,7 @@ func (c *Client) prepare(ctx context.Context, d *discovery, cred *credential) (*
 	}
 	reg, err := c.register(ctx, &d.server, cb.redirectURI())
 	if err != nil {
-		cb.finish(page{})
+		cb.finish(page{}, &c.work)
 		return nil, registration{}, false, err
 	}
 	return cb, reg, false, nil
@@ -254,11 +254,11 @@ func (c *Client) finishSignIn(ctx context.Context, req signInRequest, p *pending
 	switch {
 	case err == nil:
 		_ = c.opts.Pending.Delete(context.WithoutCancel(ctx))
-		cb.finish(page{OK: true, Title: "You are signed in", Text: "You may close this window and go back to the application."})
+		cb.finish(page{OK: true, Title: "You are signed in", Text: "You may close this window and go back to the application."}, &c.work)
 		return nil
 
 	case errors.Is(err, errAgain):
-		cb.finish(page{Title: "Once more, please", Text: "The authorization server had forgotten this application. Another page opens to sign in."})
+		cb.finish(page{Title: "Once more, please", Text: "The authorization server had forgotten this application. Another page opens to sign in."}, &c.work)
 		return err
 
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
@@ -267,7 +267,7 @@ func (c *Client) finishSignIn(ctx context.Context, req signInRequest, p *pending
 		if req.explicit {
 			_ = c.opts.Pending.Delete(context.WithoutCancel(ctx))
 		}
-		cb.finish(page{Title: "The application has stopped waiting", Text: "Reload this page once it runs again."})
+		cb.finish(page{Title: "The application has stopped waiting", Text: "Reload this page once it runs again."}, &c.work)
 		return err
 	}
 	return c.failed(ctx, p, cb, err)
@@ -294,7 +294,7 @@ func (c *Client) failed(ctx context.Context, p *pendingSignIn, cb *callback, err
 	}
 	p.Verifier, p.State = "", "" // of no more use to anyone
 	c.savePending(context.WithoutCancel(ctx), p)
-	cb.finish(shown)
+	cb.finish(shown, &c.work)
 	if p.Outcome == outcomeFailed {
 		return fmt.Errorf("sign in to %q: %w", c.display(), err)
 	}

@@ -246,6 +246,7 @@ func contains(list []string, s string) bool {
 
 // browser follows redirects as a person's would and keeps the last page.
 type browser struct {
+	busy   sync.WaitGroup
 	mu     sync.Mutex
 	opened []string
 	pages  []string
@@ -253,6 +254,8 @@ type browser struct {
 }
 
 func (b *browser) open(target string) error {
+	b.busy.Add(1)
+	defer b.busy.Done()
 	b.mu.Lock()
 	b.opened = append(b.opened, target)
 	b.mu.Unlock()
@@ -372,6 +375,7 @@ func signedIn(t *testing.T, s *site, change func(*oauthclient.Options)) (*oauthc
 	if status, err := request(t.Context(), c, s.URL+"/mcp"); status != http.StatusOK || err != nil {
 		t.Fatalf("first request: status %d, %v", status, err)
 	}
+	b.busy.Wait() // the page comes after the token
 	if b.windows() != 1 {
 		t.Fatalf("%d windows", b.windows())
 	}

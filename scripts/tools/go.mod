@@ -2,7 +2,7 @@
 // product's go.mod. Run one with: go tool -modfile=scripts/tools/go.mod NAME
 module github.com/mcp-clerk/mcp-clerk/scripts/tools
 
-go 1.26.8
+go 1.26.3
 
 tool (
 	github.com/golangci/golangci-lint/v2/cmd/golangci-lint

@@ -99,7 +99,6 @@ local function put(body, ttl)
     redis.call('SET', KEYS[1], body, 'PXAT', exact)
     redis.call('ZADD', KEYS[3], exact, ARGV[1])
   end
-  redis.call('ZADD', KEYS[2], 0, ARGV[1])
 end
 `
 
@@ -113,6 +112,7 @@ return {body, redis.call('PTTL', KEYS[1])}
 	// createScript takes the body and the time to live.
 	createScript = newScript(storeLua + `
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('ZADD', KEYS[2], 0, ARGV[1])
 put(ARGV[2], ARGV[3])
 return 1
 `)

@@ -64,6 +64,9 @@ func startCluster(t *testing.T) []*storetest.Server {
 }
 
 func TestCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	nodes := startCluster(t)
 	all := nodes[0].Addr + "," + nodes[1].Addr + "," + nodes[2].Addr
 	t.Run("conforms", func(t *testing.T) { storetest.Run(t, fixtures("redis://"+all)) })
@@ -160,6 +163,9 @@ func startSentinels(t *testing.T) (master, replica *storetest.Server, url string
 }
 
 func TestSentinelFailOver(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	master, replica, url := startSentinels(t)
 	s := open(t, url+"&replicas=1&"+newPrefix())
 	ctx := t.Context()
@@ -214,6 +220,9 @@ func sentinelInfo(t *testing.T, url string, i int) string {
 }
 
 func TestConformsBehindSentinel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long")
+	}
 	_, _, url := startSentinels(t)
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
 		url := url + "&replicas=1&" + newPrefix()

@@ -18,14 +18,14 @@ func Clocks[S store.Store](t *testing.T, at func(offset time.Duration) S) {
 	for _, offset := range []time.Duration{apart, -apart} {
 		here, there := at(0), at(offset)
 		now := func() time.Time { return time.Now().Add(offset) }
-		if err := there.Create(ctx, store.Record{Key: "long", Value: []byte("v"), Expires: now().Add(time.Minute)}); err != nil {
+		if err := there.Create(ctx, store.Record{Key: "long", Value: []byte("v"), Expires: now().Add(10 * time.Minute)}); err != nil {
 			t.Fatal(err)
 		}
 		if err := there.Create(ctx, store.Record{Key: "short", Expires: now().Add(brief)}); err != nil {
 			t.Fatal(err)
 		}
-		wantRecord(t, get(t, here, "long"), "long", "v", time.Now().Add(time.Minute))
-		wantRecord(t, get(t, there, "long"), "long", "v", now().Add(time.Minute))
+		wantRecord(t, get(t, here, "long"), "long", "v", time.Now().Add(10*time.Minute))
+		wantRecord(t, get(t, there, "long"), "long", "v", now().Add(10*time.Minute))
 		// An update that keeps the expiry keeps it for the other too.
 		for _, s := range []store.Store{here, there, here} {
 			if _, err := s.Update(ctx, "long", func(old store.Record) ([]byte, time.Time, error) {
@@ -34,7 +34,7 @@ func Clocks[S store.Store](t *testing.T, at func(offset time.Duration) S) {
 				t.Fatal(err)
 			}
 		}
-		wantRecord(t, get(t, here, "long"), "long", "v+++", time.Now().Add(time.Minute))
+		wantRecord(t, get(t, here, "long"), "long", "v+++", time.Now().Add(10*time.Minute))
 		time.Sleep(brief + 50*time.Millisecond)
 		if _, err := here.Get(ctx, "short"); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("offset %v: error %v, want %v", offset, err, store.ErrNotFound)

@@ -227,7 +227,7 @@ func testCancelledAnywhere(t *testing.T, f Fixture) {
 	var mu sync.Mutex
 	done, unknown := 0, 0
 	each(t, n, func(i int) error {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(3000))*time.Microsecond)
+		ctx, cancel := context.WithTimeout(t.Context(), rand.N(time.Millisecond)<<(i%8))
 		defer cancel()
 		_, err := s.Update(ctx, "counter", Increment)
 		mu.Lock()

@@ -121,8 +121,9 @@ func wantErr(t *testing.T, what string, got, want error) {
 	}
 }
 
-// wantRecord compares all but the last moment of an expiry: storage that
-// several instances share counts time on a clock of its own.
+// wantRecord compares all but the last minute of an expiry: storage that
+// several instances share counts time on a clock of its own, and a busy machine
+// takes its time between two looks at the clock.
 func wantRecord(t *testing.T, got store.Record, key, value string, expires time.Time) {
 	t.Helper()
 	if got.Key != key || string(got.Value) != value {
@@ -131,7 +132,7 @@ func wantRecord(t *testing.T, got store.Record, key, value string, expires time.
 	if got.Expires.IsZero() != expires.IsZero() {
 		t.Fatalf("record %.40q expires %v, want %v", key, got.Expires, expires)
 	}
-	if d := got.Expires.Sub(expires).Abs(); d > 2*time.Second {
+	if d := got.Expires.Sub(expires).Abs(); d > time.Minute {
 		t.Fatalf("record %.40q expires %v, which is %v from %v", key, got.Expires, d, expires)
 	}
 }
