@@ -88,8 +88,13 @@ func TestChromiumGoesThroughTheSignIn(t *testing.T) {
 			break
 		}
 	}
-	if exe == "" || testing.Short() {
-		t.Skip("no Chromium, or -short")
+	switch {
+	case testing.Short():
+		t.Skip("starts a browser")
+	case exe == "" && os.Getenv("CI") == "true":
+		t.Fatal("no Chromium in $PATH")
+	case exe == "":
+		t.Skip("no Chromium in $PATH")
 	}
 	e, redirect, codes := realSite(t)
 	alloc, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(exe), chromedp.NoSandbox)...)
