@@ -40,8 +40,10 @@ type Options struct {
 	ResourcePath string
 
 	// Store is where grants and clients are kept: "bolt:PATH" for a file of
-	// this process, "memory:" for nothing that outlives it. Required.
-	Store string
+	// this process, "redis://…" or "postgres://…" for a database that several
+	// instances share, "memory:" for nothing that outlives the process. It may
+	// hold a password. Required.
+	Store Secret
 	// Keys seal tokens, cookies and session ids: hex keys as made by
 	// `openssl rand -hex 32`, comma-separated; the first one seals, all of
 	// them open. Required.
@@ -97,7 +99,7 @@ func (o Options) Validate() error {
 	var v validation
 	loopback := v.publicURL(o.PublicURL)
 	v.resourcePath(o.ResourcePath)
-	v.store(o.Store)
+	v.store(o.Store.Reveal())
 	v.keys(o.Keys, loopback)
 	v.clerk(o.Clerk)
 	if o.AccessTokenTTL < 0 || o.AccessTokenTTL > 24*time.Hour {
@@ -170,20 +172,6 @@ func (v *validation) resourcePath(p string) {
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
-}
-
-func (v *validation) store(s string) {
-	const setting = "--store"
-	scheme, rest, found := strings.Cut(s, ":")
-	switch {
-	case s == "":
-		v.fault(setting, "missing", "use bolt:PATH to keep grants in a file, or memory: to lose them at the end")
-	case !found, scheme != "bolt" && scheme != "memory":
-		// Not the value: one of another scheme may hold a password.
-		v.fault(setting, fmt.Sprintf("unknown scheme %q", scheme), "use bolt:PATH or memory:")
-	case scheme == "bolt" && strings.Trim(rest, "/") == "":
-		v.fault(setting, "bolt: without a path", "name the file, as in bolt:/var/lib/mcp-clerk/state.db")
-	}
 }
 
 func (v *validation) keys(keys Secret, loopback bool) {

@@ -79,6 +79,10 @@ func TestValidate(t *testing.T) {
 		"unknown store":             {func(o *server.Options) { o.Store = "mysql://u:canary@db/x" }, "--store"},
 		"store without scheme":      {func(o *server.Options) { o.Store = "state.db" }, "--store"},
 		"bolt without path":         {func(o *server.Options) { o.Store = "bolt:" }, "--store"},
+		"memory with a path":        {func(o *server.Options) { o.Store = "memory:x" }, "--store"},
+		"redis without a host":      {func(o *server.Options) { o.Store = "redis://u:canary@:x" }, "--store"},
+		"redis, unknown parameter":  {func(o *server.Options) { o.Store = "redis://u:canary@db?colour=red" }, "--store"},
+		"postgres, unknown sslmode": {func(o *server.Options) { o.Store = "postgres://u:canary@db/x?sslmode=maybe" }, "--store"},
 		"short key":                 {func(o *server.Options) { o.Keys = "abcdef" }, "COOKIE_ENCRYPTION_KEY"},
 		"key that is not hex":       {func(o *server.Options) { o.Keys = server.Secret(strings.Repeat("z", 64)) }, "COOKIE_ENCRYPTION_KEY"},
 		"guessable key":             {func(o *server.Options) { o.Keys = server.Secret(strings.Repeat("0", 64)) }, "COOKIE_ENCRYPTION_KEY"},
@@ -132,9 +136,32 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// A store on another machine is well-formed or not without being asked, and
+// what is said of one that can't be reached holds no password.
+func TestStoresOfSeveralInstances(t *testing.T) {
+	for _, url := range []server.Secret{
+		"redis://user:canary@127.0.0.1:1",
+		"valkey://user:canary@127.0.0.1:1,127.0.0.1:2/?prefix=x",
+		"postgres://user:canary@127.0.0.1:1/db?sslmode=disable",
+	} {
+		o := valid()
+		o.Store = url
+		if err := o.Validate(); err != nil {
+			t.Errorf("%s: %v", url.Reveal(), err)
+		}
+		srv, err := server.New(t.Context(), o)
+		if err == nil {
+			_ = srv.Close()
+			t.Errorf("%s: no error, though nothing listens there", url.Reveal())
+		} else if strings.Contains(err.Error(), "canary") || !strings.Contains(err.Error(), "start the server, or correct the address") {
+			t.Errorf("%s: %v", url.Reveal(), err)
+		}
+	}
+}
+
 func TestOptionsDoNotShowTheirSecrets(t *testing.T) {
 	o := valid()
-	o.Clerk.ClientSecret, o.Clerk.SecretKey = "canary", "canary"
+	o.Clerk.ClientSecret, o.Clerk.SecretKey, o.Store = "canary", "canary", "redis://:canary@host"
 	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
 		if got := fmt.Sprintf(format, o); strings.Contains(got, "canary") || strings.Contains(got, testKey) {
 			t.Errorf("%s: %s", format, got)

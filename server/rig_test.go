@@ -132,7 +132,7 @@ func (r *rig) up() {
 	}
 	o := server.Options{
 		Name: "rig", Version: "1.2.3", Instructions: "Use it well.",
-		PublicURL: r.url, Store: r.store, Keys: testKey,
+		PublicURL: r.url, Store: server.Secret(r.store), Keys: testKey,
 		Clerk:  server.ClerkOptions{ClientID: r.clerk.ClientID(), ClientSecret: r.clerk.ClientSecret(), SecretKey: r.clerk.SecretKey(), FrontendAPI: r.clerk.Issuer(), APIURL: r.clerk.Issuer()},
 		Logger: logger, Now: r.now,
 	}

@@ -62,7 +62,8 @@ type Server struct {
 	tools   map[string]*registered
 }
 
-// New puts a server together. It opens the store and touches no network. All
+// New puts a server together. It opens the store, and touches no network unless
+// that is a database. All
 // faults of the options are reported at once, as Options.Validate does. The
 // server must be closed.
 func New(ctx context.Context, o Options) (_ *Server, err error) {
@@ -79,7 +80,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 			_ = s.Close()
 		}
 	}()
-	if s.store, err = store.Open(ctx, o.Store, store.Options{Now: o.Now, Logger: o.Logger}); err != nil {
+	if s.store, err = openStore(ctx, o); err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	frontend, err := o.Clerk.frontendAPI()

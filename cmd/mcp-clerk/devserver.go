@@ -107,16 +107,13 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		clerk:    &http.Server{Handler: standIn, ReadHeaderTimeout: 10 * time.Second},
 		done:     make(chan error, 1),
 	}
-	store := opts.Store
-	if store == "" {
-		store = "bolt:" + filepath.Join(dir, "state.db")
-	}
+	store := cmp.Or(opts.Store, boltURL(dir))
 	d.srv, err = server.New(ctx, server.Options{
 		Name:      "mcp-clerk",
 		Title:     "mcp-clerk (development)",
 		Version:   currentVersion(),
 		PublicURL: publicURL,
-		Store:     store,
+		Store:     secret.String(store),
 		Keys:      keys,
 		Clerk:     credentials,
 		Logger:    opts.Logger,

@@ -51,6 +51,7 @@ directory is read as well.
   CLERK_FRONTEND_API                     host or URL (or CLERK_PUBLISHABLE_KEY)
   COOKIE_ENCRYPTION_KEY                  64 hex digits: openssl rand -hex 32
   PUBLIC_URL                             where clients reach this server
+  MCP_CLERK_STORE                        as --store, for a URL with a password
   CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
   IMAGE_ROLES                            roles that may use generateImage
   CLERK_API_URL                          another Backend API than Clerk's own
@@ -66,7 +67,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f := cmd.Flags()
 	f.StringVar(&opts.Addr, "addr", defaultAddr, "address to listen on; a loopback one is bound for IPv4 and IPv6")
 	f.StringVar(&opts.PublicURL, "public-url", "", "URL under which clients reach this server (default from PUBLIC_URL, or http://localhost:PORT on loopback)")
-	f.StringVar(&opts.Store, "store", "", "where state is kept: bolt:PATH or memory: (default bolt in --data-dir)")
+	f.StringVar(&opts.Store, "store", "", "where state is kept: bolt:PATH, redis://…, postgres://… or memory: (default from MCP_CLERK_STORE, or bolt in --data-dir)")
 	f.StringVar(&opts.DataDir, "data-dir", "", "directory for state (default under the user's state directory)")
 	f.BoolVar(&opts.Dev, "dev", false, "development: a stand-in for Clerk on loopback, no account needed")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
@@ -83,6 +84,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err != nil {
 		return usageError{err}
 	}
+	warnOfPassword(opts.term, opts.Store)
 	if opts.Dev {
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL, Log: opts.term.err, Logger: logger,
@@ -173,11 +175,10 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			APIURL:         env.get("CLERK_API_URL"),
 		},
 	}
-	storeURL, err := storeURL(opts, "server")
-	if err != nil {
+	var err error
+	if o.Store, err = storeURL(opts, env, "server"); err != nil {
 		faults = append(faults, err)
 	}
-	o.Store = storeURL
 	if err := o.Validate(); err != nil {
 		faults = append(faults, err)
 	}
@@ -188,16 +189,34 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 	return o, nil
 }
 
-// storeURL is the --store flag or the embedded store in the data directory.
-func storeURL(opts serveOptions, name string) (string, error) {
+// storeURL is the --store flag, the environment's, or the embedded store in the
+// data directory.
+func storeURL(opts serveOptions, env *environment, name string) (secret.String, error) {
 	if opts.Store != "" {
-		return opts.Store, nil
+		return secret.String(opts.Store), nil
+	}
+	if url, err := env.secret("MCP_CLERK_STORE"); err != nil || url != "" {
+		return url, err
 	}
 	dir, err := dataDir(opts.DataDir, name)
 	if err != nil {
 		return "", err
 	}
-	return "bolt:" + filepath.Join(dir, "state.db"), nil
+	return secret.String(boltURL(dir)), nil
+}
+
+// boltURL is the embedded store in a data directory.
+func boltURL(dir string) string { return "bolt:" + filepath.Join(dir, "state.db") }
+
+// warnOfPassword says once that a password in a flag is no secret.
+func warnOfPassword(term terminal, storeFlag string) {
+	u, err := url.Parse(storeFlag)
+	if err != nil || u.User == nil {
+		return
+	}
+	if _, has := u.User.Password(); has {
+		_, _ = fmt.Fprintln(term.err, "warning: the password in --store can be read by every user of this machine; set MCP_CLERK_STORE or MCP_CLERK_STORE_FILE instead")
+	}
 }
 
 func dataDir(given, name string) (string, error) {

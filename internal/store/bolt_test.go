@@ -49,7 +49,7 @@ func TestOpenByURL(t *testing.T) {
 		{url: "memory:"},
 		{url: "memory://"},
 		{"memory:x", "nothing after the colon"},
-		{"bolt:", "has no name"},
+		{"bolt:", "has no path"},
 		{"", "unknown"},
 		{"/var/lib/store.db", "unknown"},
 		{"redis://user:hunter2@host/0", "unknown"},

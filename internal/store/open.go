@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 )
@@ -32,22 +34,49 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Open opens the store a URL names: "bolt:PATH" for the embedded one in the
-// file PATH, "memory:" for one that ends with the process. Other schemes are
-// those of the packages redis and postgres, and an error here.
-func Open(ctx context.Context, url string, o Options) (Store, error) {
+const (
+	boltScheme   = "bolt"
+	memoryScheme = "memory"
+)
+
+// Schemes are those of the URLs that Open takes.
+var Schemes = []string{boltScheme, memoryScheme}
+
+// CheckURL reports what is wrong with a URL that Open is to take, without
+// opening anything.
+func CheckURL(url string) error {
 	scheme, rest, _ := strings.Cut(url, ":")
-	switch scheme {
-	case "bolt":
-		return OpenBolt(ctx, boltPath(rest), o)
-	case "memory":
-		if strings.Trim(rest, "/") != "" {
-			return nil, fmt.Errorf("store %q: memory: takes nothing after the colon", url)
-		}
-		return NewMemory(o), nil
+	switch {
+	case !slices.Contains(Schemes, scheme):
+		// Not the whole URL: one of another scheme may hold a password.
+		return fmt.Errorf("store scheme %q is unknown: use bolt:PATH or memory:", scheme)
+	case scheme == boltScheme && strings.Trim(rest, "/") == "":
+		return errors.New("bolt URL has no path: name the file, as in bolt:/var/lib/mcp-clerk/state.db")
+	case scheme == memoryScheme && strings.Trim(rest, "/") != "":
+		return fmt.Errorf("store %q names a place: memory: takes nothing after the colon", url)
 	}
-	// Not the whole URL: one of another scheme may hold a password.
-	return nil, fmt.Errorf("store scheme %q is unknown: use bolt:PATH or memory:", scheme)
+	return nil
+}
+
+// Open opens the store a URL names: "bolt:PATH" for the embedded one in the
+// file PATH, "memory:" for one that ends with the process, which is logged as a
+// warning. Other schemes are those of the packages redis and postgres.
+func Open(ctx context.Context, url string, o Options) (Store, error) {
+	if err := CheckURL(url); err != nil {
+		return nil, err
+	}
+	scheme, rest, _ := strings.Cut(url, ":")
+	if scheme == boltScheme {
+		s, err := OpenBolt(ctx, boltPath(rest), o)
+		if err != nil {
+			return nil, err // not s: a nil pointer in an interface is not nil
+		}
+		return s, nil
+	}
+	if o.Logger != nil {
+		o.Logger.Warn("state is kept in memory: it ends with this process, and then everybody has to sign in again")
+	}
+	return NewMemory(o), nil
 }
 
 // boltPath takes the path from what follows "bolt:". The URL form

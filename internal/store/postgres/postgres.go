@@ -94,6 +94,15 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	return s, nil
 }
 
+// Schemes are those of the URLs that Open takes.
+var Schemes = []string{"postgres", "postgresql"}
+
+// CheckURL reports what is wrong with a URL, without connecting.
+func CheckURL(url string) error {
+	_, err := parseURL(url)
+	return err
+}
+
 // parseURL reads the URL and sets what it leaves open. Its errors quote no part
 // of it.
 func parseURL(url string) (*pgxpool.Config, error) {

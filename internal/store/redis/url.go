@@ -12,6 +12,15 @@ import (
 	"strings"
 )
 
+// Schemes are those of the URLs that Open takes.
+var Schemes = []string{"redis", "rediss", "valkey", "valkeys"}
+
+// CheckURL reports what is wrong with a URL, without connecting.
+func CheckURL(url string) error {
+	_, err := parseURL(url)
+	return err
+}
+
 // config is what a URL says.
 type config struct {
 	addrs                              []string
