@@ -28,18 +28,32 @@ func (s *Bolt) Backup(ctx context.Context, w io.Writer) (n int64, err error) {
 		return 0, ErrBusy
 	}
 	defer s.copying.Unlock()
+	s.writing.Lock()
+	writing := true
+	defer func() {
+		if writing {
+			s.writing.Unlock()
+		}
+	}()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.usable(); err != nil {
 		return 0, err
 	}
-	err = s.db.guard(func() error {
-		return s.db.View(func(tx *bbolt.Tx) error {
-			var err error
-			n, err = tx.WriteTo(&interruptible{w, ctx, s.stop})
-			return err
+	// The copy is of the settled store, which needs no log.
+	if err = s.settle(); err == nil {
+		err = s.db.guard(func() error {
+			return s.db.View(func(tx *bbolt.Tx) error {
+				// Where it fails now the next commit tries again.
+				_ = s.beginLog()
+				s.writing.Unlock()
+				writing = false
+				var err error
+				n, err = tx.WriteTo(&interruptible{w, ctx, s.stop})
+				return err
+			})
 		})
-	})
+	}
 	if err != nil {
 		return n, fmt.Errorf("back up store file %q: %w", s.path, err)
 	}
@@ -80,6 +94,7 @@ func (s *Bolt) Compact(ctx context.Context) (before, after int64, err error) {
 
 	temp, before, after, err := s.compactCopy(ctx)
 	if err == nil {
+		// What is in the file now begins its log with the next commit.
 		err = s.swap(temp)
 	}
 	if err != nil {
@@ -91,11 +106,14 @@ func (s *Bolt) Compact(ctx context.Context) (before, after int64, err error) {
 	return before, after, nil
 }
 
-// compactCopy writes a compact copy beside the file.
+// compactCopy settles the store and writes a compact copy beside the file.
 func (s *Bolt) compactCopy(ctx context.Context) (temp string, before, after int64, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.usable(); err != nil {
+		return "", 0, 0, err
+	}
+	if err := s.settle(); err != nil {
 		return "", 0, 0, err
 	}
 	info, err := s.db.file.Stat()

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,9 @@ func openDatabase(ctx context.Context, path string, o Options) (*database, error
 		db, err := openExisting(path, o)
 		switch {
 		case err == nil:
+			if err := recoverLog(db, o.Logger); err != nil {
+				return nil, errors.Join(err, db.guard(db.DB.Close))
+			}
 			removeLeftovers(path)
 			if err := writeHolder(path, time.Now()); err != nil {
 				o.Logger.Warn("who holds the store file can't be written beside it", "path", path, "error", err)
@@ -180,9 +184,48 @@ func (d *database) check(log *slog.Logger) error {
 		return openProblem(d.path, err)
 	case version == "":
 		return &OpenError{Path: d.path, Problem: "is a bbolt database but no store of this program", Fix: "name another file"}
-	case version != formatVersion:
+	case version != formatVersion && version != formatBefore:
 		return &OpenError{Path: d.path, Problem: fmt.Sprintf("has the format %q, which this version doesn't know", version),
 			Fix: "start the newer version that wrote it"}
+	}
+	return nil
+}
+
+// recoverLog writes into the file what a process that didn't close it has left in
+// the log.
+func recoverLog(d *database, logger *slog.Logger) error {
+	var begins []byte
+	err := d.guard(func() error {
+		return d.View(func(tx *bbolt.Tx) error {
+			begins = bytes.Clone(tx.Bucket(metaBucket).Get(logKey))
+			return nil
+		})
+	})
+	if err != nil {
+		return openProblem(d.path, err)
+	}
+	if begins == nil {
+		return nil
+	}
+	from, err := decodePosition(begins)
+	if err != nil {
+		return openProblem(d.path, err)
+	}
+	changes, err := readLog(d.path, from)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &OpenError{Path: d.path, Problem: fmt.Sprintf("was not closed, and a part of its log is missing (%v)", err),
+			Fix: fmt.Sprintf("put %s and %s back beside it, or %s", logPath(d.path, 0), logPath(d.path, 1), restoreFix), Err: err}
+	case errors.Is(err, errDamaged):
+		return &OpenError{Path: d.path, Problem: fmt.Sprintf("was not closed, and its log is damaged (%v)", err), Fix: restoreFix, Err: err}
+	case err != nil:
+		return accessError(d.path, err)
+	}
+	if err := d.write(changes, nil); err != nil {
+		return accessError(d.path, err)
+	}
+	if len(changes) > 0 {
+		logger.Info("the store was not closed; what was in its log is in the file now", "path", d.path, "records", len(changes))
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -56,6 +57,13 @@ func (s *Bolt) Sweep(ctx context.Context) (int, error) {
 }
 
 func (s *Bolt) sweep(ctx context.Context, slack, pause time.Duration) (removed int, err error) {
+	for keys := range slices.Chunk(s.expiredInLayers(slack), sweepRemove) {
+		n, err := s.removeExpired(ctx, keys, slack)
+		removed += n
+		if err != nil {
+			return removed, err
+		}
+	}
 	for after := []byte{}; after != nil; {
 		var keys []string
 		if keys, after, err = s.sweepSlice(after, slack); err != nil {
@@ -83,11 +91,25 @@ func (s *Bolt) sweep(ctx context.Context, slack, pause time.Duration) (removed i
 	return removed, nil
 }
 
-// sweepSlice returns expired keys from after onwards, and where to go on: nil
-// at the end.
+// expiredInLayers returns expired keys that the store file may not have yet.
+func (s *Bolt) expiredInLayers(slack time.Duration) (keys []string) {
+	now := s.now().Add(-slack)
+	for _, c := range s.layers.list("", "") {
+		if c.encoded == nil {
+			continue
+		}
+		if ms, err := recordExpiry(c.key, c.encoded); err == nil && expired(ms, now) {
+			keys = append(keys, c.key)
+		}
+	}
+	return keys
+}
+
+// sweepSlice returns expired keys of the store file from after onwards, and where
+// to go on: nil at the end.
 func (s *Bolt) sweepSlice(after []byte, slack time.Duration) (keys []string, next []byte, err error) {
-	err = s.view(func(records *bbolt.Bucket) error {
-		now := s.now().Add(-slack)
+	now := s.now().Add(-slack)
+	scan := func(records *bbolt.Bucket) error {
 		c := records.Cursor()
 		scanned := 0
 		for k, v := c.Seek(after); k != nil; k, v = c.Next() {
@@ -106,7 +128,8 @@ func (s *Bolt) sweepSlice(after []byte, slack time.Duration) (keys []string, nex
 			}
 		}
 		return nil
-	})
+	}
+	err = s.view(func() error { return s.readFile(scan) })
 	return keys, next, err
 }
 
@@ -116,7 +139,7 @@ func (s *Bolt) removeExpired(ctx context.Context, keys []string, slack time.Dura
 		removed = 0
 		now := s.now().Add(-slack)
 		for _, key := range keys {
-			b := v.records.Get([]byte(key))
+			b := v.encoded(key)
 			if b == nil {
 				continue
 			}
@@ -124,9 +147,7 @@ func (s *Bolt) removeExpired(ctx context.Context, keys []string, slack time.Dura
 			if err != nil || !expired(ms, now) {
 				continue
 			}
-			if err := v.remove(key); err != nil {
-				return Record{}, err
-			}
+			v.remove(key)
 			removed++
 		}
 		return Record{}, nil
