@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -57,7 +58,7 @@ func (s *Store) Create(ctx context.Context, r store.Record) error {
 	if err := errors.Join(store.CheckKey(r.Key), store.CheckValue(r.Key, r.Value)); err != nil {
 		return err
 	}
-	answer, err := s.write(ctx, createScript, s.keys(r.Key), r.Key, newVersion()+string(r.Value), s.ttl(r.Expires))
+	answer, err := s.write(ctx, createScript, s.keys(r.Key), r.Key, newVersion()+string(r.Value), s.ttl(r.Expires), score(r.Expires))
 	if err != nil {
 		return err
 	}
@@ -84,11 +85,14 @@ func (s *Store) swap(ctx context.Context, old store.Versioned, next store.Record
 	now := store.Versioned{Record: next, Version: newVersion()}
 	now.Value = slices.Clone(next.Value)
 	now.Expires = store.FromMillis(store.Millis(next.Expires))
-	ttl := ""
+	ttl, first := "", ""
 	if !next.Expires.Equal(old.Expires) {
 		ttl = s.ttl(next.Expires)
+		if old.Expires.IsZero() {
+			first = score(next.Expires)
+		}
 	}
-	answer, err := s.write(ctx, swapScript, s.keys(next.Key), next.Key, old.Version, now.Version+string(next.Value), ttl)
+	answer, err := s.write(ctx, swapScript, s.keys(next.Key), next.Key, old.Version, now.Version+string(next.Value), ttl, first)
 	if err != nil {
 		return store.Versioned{}, false, err
 	}
@@ -139,14 +143,13 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	if err := store.CheckLimit(limit); err != nil {
 		return nil, err
 	}
-	from := shardsOf(prefix)
+	page := s.pageOfAll
+	if _, whole := group(prefix); whole {
+		page = s.pageOfShard
+	}
 	var found []store.Record
 	for len(found) < limit {
-		keys, end, err := s.indexed(ctx, from, prefix, after, limit-len(found))
-		if err != nil {
-			return nil, err
-		}
-		records, err := s.fetch(ctx, keys)
+		keys, records, end, err := page(ctx, prefix, after, limit-len(found))
 		if err != nil {
 			return nil, err
 		}
@@ -159,32 +162,62 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	return found, nil
 }
 
-// shardsOf returns the shards that may hold keys with the prefix.
-func shardsOf(prefix string) []int {
-	if _, whole := group(prefix); whole {
-		return []int{shardOf(prefix)}
+// pageOfShard returns the next keys, at most limit of them, of a prefix that is
+// in one shard, with the records that live, and whether there are no more.
+func (s *Store) pageOfShard(ctx context.Context, prefix, after string, limit int) (keys []string, records []store.Record, end bool, err error) {
+	least, most := lexRange(prefix, after)
+	shard := s.shard(shardOf(prefix))
+	answer, err := s.read(ctx, listScript, []string{shard + "i"}, least, most, limit, shard+"r:")
+	if err != nil {
+		return nil, nil, false, err
 	}
-	all := make([]int, shards)
-	for i := range all {
-		all[i] = i
+	parts, ok := answer.([]any)
+	if !ok || len(parts) != 2 {
+		return nil, nil, false, fmt.Errorf("list of %q: redis answered %T", prefix, answer)
 	}
-	return all
+	names, okNames := parts[0].([]any)
+	bodies, okBodies := parts[1].([]any)
+	if !okNames || !okBodies || len(names) != len(bodies) {
+		return nil, nil, false, fmt.Errorf("list of %q: redis answered no list", prefix)
+	}
+	for i, name := range names {
+		key, ok := name.(string)
+		if !ok {
+			return nil, nil, false, fmt.Errorf("list of %q: redis answered a key of type %T", prefix, name)
+		}
+		keys = append(keys, key)
+		if bodies[i] == int64(0) { // it has expired
+			continue
+		}
+		v, err := s.record(key, bodies[i])
+		if err != nil {
+			return nil, nil, false, err
+		}
+		records = append(records, v.Record)
+	}
+	return keys, records, len(keys) < limit, nil
+}
+
+// pageOfAll is pageOfShard for a prefix that may be in any shard.
+func (s *Store) pageOfAll(ctx context.Context, prefix, after string, limit int) (keys []string, records []store.Record, end bool, err error) {
+	if keys, end, err = s.indexed(ctx, prefix, after, limit); err != nil {
+		return nil, nil, false, err
+	}
+	records, err = s.fetch(ctx, keys)
+	return keys, records, end, err
 }
 
 // indexed returns the next keys, at most limit of them and in order, that the
 // indexes hold, and whether there are no more.
-func (s *Store) indexed(ctx context.Context, from []int, prefix, after string, limit int) (keys []string, end bool, err error) {
+func (s *Store) indexed(ctx context.Context, prefix, after string, limit int) (keys []string, end bool, err error) {
 	least, most := lexRange(prefix, after)
-	// From many shards a part each. What they give is all there is up to the
-	// first key behind which one of them may have more.
-	quota := limit
-	if len(from) > 1 {
-		quota = min(limit, 2*limit/len(from)+8)
-	}
+	// From each shard a part. What they give is all there is up to the first
+	// key behind which one of them may have more.
+	quota := min(limit, 2*limit/shards+8)
 	pipe := s.client.Pipeline()
-	ranges := make([]*goredis.StringSliceCmd, len(from))
-	for i, n := range from {
-		ranges[i] = pipe.ZRangeByLex(ctx, s.shard(n)+"i", &goredis.ZRangeBy{Min: least, Max: most, Count: int64(quota)})
+	ranges := make([]*goredis.StringSliceCmd, shards)
+	for n := range shards {
+		ranges[n] = pipe.ZRangeByLex(ctx, s.shard(n)+"i", &goredis.ZRangeBy{Min: least, Max: most, Count: int64(quota)})
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, false, store.WithContext(ctx, err)
@@ -260,13 +293,14 @@ func (s *Store) fetch(ctx context.Context, keys []string) ([]store.Record, error
 	return records, nil
 }
 
-// sweep removes from the indexes the keys of records that have expired.
+// sweep removes from the indexes the keys of records that have expired, and moves
+// those that were given a longer life.
 func (s *Store) sweep(ctx context.Context) error {
 	var errs []string
 	for n := range shards {
 		keys := []string{s.shard(n) + "i", s.shard(n) + "x"}
 		for {
-			answer, err := s.write(ctx, sweepScript, keys)
+			answer, err := s.write(ctx, sweepScript, keys, s.shard(n)+"r:")
 			if err != nil {
 				if ctx.Err() != nil {
 					return err

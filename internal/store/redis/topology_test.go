@@ -405,15 +405,30 @@ func TestSweepEmptiesTheIndex(t *testing.T) {
 	if err := s.Create(t.Context(), store.Record{Key: "client/1", Expires: time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
+	// Records that had a short life, or none that ends, before the one they have.
+	for key, first := range map[string]time.Time{"longer": time.Now().Add(50 * time.Millisecond), "shorter": {}} {
+		last := map[string]time.Time{"longer": time.Now().Add(time.Hour), "shorter": time.Now().Add(50 * time.Millisecond)}[key]
+		if err := s.Create(t.Context(), store.Record{Key: key, Expires: first}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Update(t.Context(), key, func(store.Record) ([]byte, time.Time, error) { return nil, last, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
 	time.Sleep(100 * time.Millisecond)
 	if _, err := s.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The record, its two places in the indexes, and the layout. Redis counts
-	// expired keys until it has looked at them.
-	eventually(t, "only live keys are left", func() bool { return server.RedisCLI("dbsize") == "4" })
-	if _, err := s.Take(t.Context(), "client/1"); err != nil {
-		t.Fatal(err)
+	// Two records, each with its two places in the indexes, and the layout.
+	// Redis counts expired keys until it has looked at them.
+	eventually(t, "only live keys are left", func() bool { return server.RedisCLI("dbsize") == "7" })
+	for _, key := range []string{"client/1", "longer"} {
+		if found, err := s.List(t.Context(), key, "", 10); err != nil || len(found) != 1 {
+			t.Errorf("List(%q) = %d records, %v", key, len(found), err)
+		}
+		if _, err := s.Take(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if n := server.RedisCLI("dbsize"); n != "1" {
 		t.Errorf("%s keys are left", n)
