@@ -84,7 +84,7 @@ func runBackup(ctx context.Context, opts backupOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	records, err := countRecords(ctx, temp)
+	records, err := store.CheckBackup(temp)
 	if err != nil {
 		return withHint(fmt.Errorf("the copy is no whole store: %w", err), "the server's store may be damaged: keep older backups and look at its log")
 	}
@@ -187,28 +187,6 @@ func stallOr(ctx context.Context, err error) error {
 
 func brokenOff(err error) error {
 	return withHint(fmt.Errorf("the copy broke off: %w", err), "nothing was kept; check that the server runs, and try again")
-}
-
-// countRecords opens the copy as a server would, reads every record, whose
-// checksum is thereby compared, and returns their number.
-func countRecords(ctx context.Context, path string) (n int, err error) {
-	s, err := store.OpenBolt(ctx, path, store.Options{SweepEvery: -1})
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	const page = 1000
-	for after := ""; ; {
-		records, err := s.List(ctx, "", after, page)
-		if err != nil {
-			return 0, err
-		}
-		n += len(records)
-		if len(records) < page {
-			return n, nil
-		}
-		after = records[page-1].Key
-	}
 }
 
 // placeBackup makes temp durable and gives it its name.

@@ -235,6 +235,12 @@ func TestBoltRestoredBackupIgnoresTheLogBesideIt(t *testing.T) {
 	if err := os.WriteFile(restored, backup.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if n, err := store.CheckBackup(restored); n != 1 || err != nil {
+		t.Errorf("CheckBackup = %d, %v", n, err)
+	}
+	if b, err := os.ReadFile(restored); err != nil || !bytes.Equal(b, backup.Bytes()) {
+		t.Errorf("the check changed the backup (%v)", err)
+	}
 	for _, name := range []string{".log0", ".log1"} {
 		b, err := os.ReadFile(path + name)
 		if err != nil {
@@ -248,6 +254,33 @@ func TestBoltRestoredBackupIgnoresTheLogBesideIt(t *testing.T) {
 	wantValue(t, r, "before", "v")
 	if _, err := r.Get(t.Context(), "after"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("a record from after the backup: error %v", err)
+	}
+}
+
+// What is no whole store is not taken for a backup.
+func TestCheckBackupRefusesWhatIsNone(t *testing.T) {
+	good := makeStore(t)
+	large := bytes.LastIndex(good, []byte(strings.Repeat("l", 30_000)))
+	flipped := slices.Clone(good)
+	flipped[large+100] ^= 1
+	for name, content := range map[string][]byte{
+		"a store that was not closed": crash(t).files[""],
+		"a part of a store":           good[:large+10_000],
+		"a record flipped":            flipped,
+		"a text":   []byte("<html>"),
+		"an empty": nil,
+	} {
+		path := storePath(t)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n, err := store.CheckBackup(path)
+		if _, ok := errors.AsType[*store.OpenError](err); !ok || n != 0 {
+			t.Errorf("%s: %d records, %v", name, n, err)
+		}
+	}
+	if _, err := store.CheckBackup(storePath(t)); err == nil {
+		t.Error("no file: no error")
 	}
 }
 
