@@ -267,8 +267,8 @@ func TestCheckBackupRefusesWhatIsNone(t *testing.T) {
 		"a store that was not closed": crash(t).files[""],
 		"a part of a store":           good[:large+10_000],
 		"a record flipped":            flipped,
-		"a text":   []byte("<html>"),
-		"an empty": nil,
+		"a text":                      []byte("<html>"),
+		"an empty":                    nil,
 	} {
 		path := storePath(t)
 		if err := os.WriteFile(path, content, 0o600); err != nil {
