@@ -82,7 +82,9 @@ var _ store.Store = (*Store)(nil)
 //
 // valkey: and valkeys: mean the same. Further parameters are prefix (of every
 // key; "mcp-clerk"), replicas (how many replicas must have a write before it
-// counts; 0), pool_size, sentinel_username and sentinel_password.
+// counts; 0), pool_size, sentinel_username and sentinel_password, and for TLS
+// the files ca_file (whom to trust instead of the system's authorities),
+// cert_file and key_file (what to show the server).
 func Open(ctx context.Context, url string, o Options) (*Store, error) {
 	c, err := parseURL(url)
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -285,24 +285,37 @@ func TestNoServer(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only here does SSL_CERT_FILE name the trusted certificates")
-	}
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	writeCertificate(t, cert, key)
 	plain := storetest.StartRedis(t)
 	server := storetest.StartRedisTLS(t, cert, key)
-	t.Setenv("SSL_CERT_FILE", cert)
-	s := open(t, "rediss://"+server.Addr)
+	trusted := "?ca_file=" + url.QueryEscape(cert)
+	s := open(t, "rediss://"+server.Addr+trusted)
 	if err := s.Create(t.Context(), store.Record{Key: "k"}); err != nil {
 		t.Fatal(err)
 	}
-	for _, url := range []string{"redis://" + server.Addr, "rediss://" + plain.Addr, "rediss://localhost:" + server.Addr[strings.LastIndex(server.Addr, ":")+1:]} {
+	for _, url := range []string{
+		"redis://" + server.Addr,           // no TLS here
+		"rediss://" + plain.Addr + trusted, // none there
+		"rediss://" + server.Addr,          // an authority that nobody knows
+		"rediss://localhost:" + server.Addr[strings.LastIndex(server.Addr, ":")+1:] + trusted, // another name in the certificate
+	} {
 		if s, err := redis.Open(t.Context(), url, redis.Options{}); err == nil {
 			s.Close()
-			t.Errorf("%s: opened", url) // no TLS there, none here, another name in the certificate
+			t.Errorf("%s: opened", url)
 		}
+	}
+
+	// A server that asks for a certificate is shown one.
+	server.RedisCLI("--tls", "--cacert", cert, "config", "set", "tls-auth-clients", "yes")
+	if s, err := redis.Open(t.Context(), "rediss://"+server.Addr+trusted, redis.Options{}); err == nil {
+		s.Close()
+		t.Error("opened without a certificate of its own")
+	}
+	own := "&cert_file=" + url.QueryEscape(cert) + "&key_file=" + url.QueryEscape(key)
+	if err := open(t, "rediss://"+server.Addr+trusted+own).Create(t.Context(), store.Record{Key: "k2"}); err != nil {
+		t.Error(err)
 	}
 }
 
