@@ -31,6 +31,7 @@ type serveOptions struct {
 	Dev          bool
 	LogFormat    string
 	LogLevel     string
+	Lives        tokenLives
 	term         terminal
 }
 
@@ -72,6 +73,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.DataDir, "data-dir", "", "directory for state (default under the user's state directory)")
 	f.BoolVar(&opts.Dev, "dev", false, "development: a stand-in for Clerk on loopback, no account needed")
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
+	opts.Lives.bind(f)
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -89,10 +91,14 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err := checkInternalAddr(opts.InternalAddr); err != nil {
 		return err
 	}
+	if err := opts.Lives.check(); err != nil {
+		return err
+	}
 	warnOfPassword(opts.term, opts.Store)
 	if opts.Dev {
 		srv, err := startDevServer(ctx, devOptions{
-			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL, Log: opts.term.err, Logger: logger,
+			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
+			Lives: opts.Lives, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -116,6 +122,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	opts.Lives.apply(&options)
 	options.Logger = logger
 	srv, err := server.New(ctx, options)
 	if err != nil {
