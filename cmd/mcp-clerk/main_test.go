@@ -47,8 +47,8 @@ func walkingBrowser() {
 			os.Exit(1)
 		}
 	}
-	walker := newPageWalker(os.Getenv("BROWSER_USER"), func(string) {})
-	if err := walker.walk(context.Background(), os.Args[1]); err != nil {
+	walker := devclerk.NewPerson(os.Getenv("BROWSER_USER"), func(string) {})
+	if err := walker.Walk(context.Background(), os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "browser:", err)
 		os.Exit(1)
 	}
