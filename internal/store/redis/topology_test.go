@@ -451,7 +451,7 @@ func TestSweepEmptiesTheIndex(t *testing.T) {
 // cases/server 61: clocks 5 minutes apart between instances.
 func TestClocksOfInstancesDiffer(t *testing.T) {
 	server := storetest.StartRedis(t)
-	at := func(offset time.Duration) *redis.Store {
+	at := func(offset time.Duration) store.Store {
 		s, err := redis.Open(t.Context(), "redis://"+server.Addr, redis.Options{Now: func() time.Time { return time.Now().Add(offset) }})
 		if err != nil {
 			t.Fatal(err)
