@@ -98,6 +98,22 @@ func TestCluster(t *testing.T) {
 		}
 	})
 
+	t.Run("a user of the ACL", func(t *testing.T) {
+		for _, node := range nodes {
+			node.RedisCLI("acl", "setuser", "clerk", "on", ">s3cret", "~mcp-clerk:*", "&mcp-clerk:*",
+				"+@read", "+@write", "+@scripting", "+@connection", "+@pubsub", "+time", "-@dangerous", "+cluster|slots")
+		}
+		s := open(t, "redis://clerk:s3cret@"+nodes[0].Addr+"?cluster=true")
+		for i := range 10 {
+			if err := s.Create(t.Context(), store.Record{Key: fmt.Sprint("client/", i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if l, err := s.List(t.Context(), "", "", 100); err != nil || len(l) != 10 {
+			t.Fatalf("List: %d, %v", len(l), err)
+		}
+	})
+
 	t.Run("slots move between nodes under load", func(t *testing.T) {
 		s := open(t, "redis://"+all+"?"+newPrefix())
 		const counters = 40
