@@ -201,6 +201,29 @@ func TestShutdownLetsCallsFinishAndRefusesNewOnes(t *testing.T) {
 	<-stopped
 }
 
+// A balancer that asks /readyz has time to send nobody here any more: until the
+// delay is over all else goes on, on new connections too.
+func TestDrainDelayOnlyTurnsReadinessOff(t *testing.T) {
+	r := start(t, func(o *server.Options) { o.DrainDelay = 3 * time.Second }, nil)
+	token := r.signIn(plainMail).Access
+	stopped := make(chan struct{})
+	go func() { r.stop(); close(stopped) }()
+	for {
+		if resp, _ := get(t, r.url+"/readyz"); resp.StatusCode == http.StatusServiceUnavailable {
+			break
+		}
+	}
+	if got := r.legacy(token).tool("add", `{"a":19,"b":23}`); got.text() != "42" {
+		t.Errorf("a call during the delay answered %+v", got)
+	}
+	select {
+	case <-stopped:
+		t.Error("the delay was none")
+	default:
+	}
+	<-stopped
+}
+
 // With a thousand streams open, in both eras, the end is as orderly: they are
 // told, the call in flight is answered, and nothing waits for its time-out.
 func TestShutdownWithAThousandStreams(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -32,6 +33,7 @@ type serveOptions struct {
 	LogFormat    string
 	LogLevel     string
 	Lives        tokenLives
+	DrainDelay   time.Duration
 	term         terminal
 }
 
@@ -74,6 +76,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.BoolVar(&opts.Dev, "dev", false, "development: a stand-in for Clerk on loopback, no account needed")
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
 	opts.Lives.bind(f)
+	f.DurationVar(&opts.DrainDelay, "drain-delay", 0, "how long, at the end, /readyz says so before anything is refused, for balancers that ask it")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -122,7 +125,6 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	opts.Lives.apply(&options)
 	options.Logger = logger
 	srv, err := server.New(ctx, options)
 	if err != nil {
@@ -181,11 +183,12 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		publicURL = server.LocalURL(listeners)
 	}
 	o := server.Options{
-		Name:      "mcp-clerk",
-		Title:     "mcp-clerk",
-		Version:   currentVersion(),
-		PublicURL: publicURL,
-		Keys:      secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
+		Name:       "mcp-clerk",
+		Title:      "mcp-clerk",
+		Version:    currentVersion(),
+		PublicURL:  publicURL,
+		DrainDelay: opts.DrainDelay,
+		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),
 			ClientSecret:   secretOf("CLERK_CLIENT_SECRET"),
@@ -195,6 +198,7 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			APIURL:         env.get("CLERK_API_URL"),
 		},
 	}
+	opts.Lives.apply(&o)
 	var err error
 	if o.Store, err = storeURL(opts.Store, env); err == nil && o.Store == "" {
 		var dir string

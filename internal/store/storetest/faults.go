@@ -47,7 +47,7 @@ func faultLinearisable(t *testing.T, p *Proxy, direct store.Store, open func(t *
 		for i := 0; ; i++ {
 			// By operations, not by time: how many are lost, and with it how
 			// hard the check is, must not depend on how busy the machine is.
-			for next := h.Len() + 20 + rand.IntN(40); h.Len() < next; {
+			for next := h.Len() + 10 + rand.IntN(20); h.Len() < next; {
 				select {
 				case <-stop:
 					return
