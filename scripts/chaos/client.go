@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -26,20 +27,23 @@ const redirectURL = "http://127.0.0.1:3456/callback"
 
 // wire sends requests to the public URL, or past the proxy to one instance.
 type wire struct {
-	client *http.Client
-	base   string // scheme and host to connect to
-	public string // the server's own name
+	transport http.RoundTripper
+	public    string
 }
 
-func (w *world) wire() wire {
-	return wire{&http.Client{Timeout: patience, Transport: direct, CheckRedirect: noRedirect}, w.public, w.public}
-}
+// wire is the way through the proxy.
+func (w *world) wire() wire { return wire{direct, w.public} }
 
-// to is a wire to one instance.
+// to is the way to one instance, under the same names.
 func (w *world) to(in *instance) wire {
-	c := w.wire()
-	c.base = "http://" + in.addr
-	return c
+	var dialer net.Dialer
+	public := w.proxy.addr
+	return wire{&http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if addr == public {
+			addr = in.addr
+		}
+		return dialer.DialContext(ctx, network, addr)
+	}}, w.public}
 }
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -60,12 +64,9 @@ func (a answer) String() string { return fmt.Sprintf("%d %.200s", a.status, a.bo
 
 // send returns a lost answer where the connection failed.
 func (c wire) send(ctx context.Context, method, path, contentType, body string, header http.Header) answer {
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, c.public+path, strings.NewReader(body))
 	if err != nil {
 		return answer{body: []byte(err.Error())}
-	}
-	if u, err := url.Parse(c.public); err == nil {
-		req.Host = u.Host
 	}
 	req.GetBody = nil
 	for name, values := range header {
@@ -74,7 +75,8 @@ func (c wire) send(ctx context.Context, method, path, contentType, body string, 
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := c.client.Do(req)
+	client := &http.Client{Timeout: patience, Transport: c.transport, CheckRedirect: noRedirect}
+	resp, err := client.Do(req)
 	if err != nil {
 		return answer{body: []byte(err.Error())}
 	}
@@ -175,7 +177,7 @@ func (c wire) walk(ctx context.Context, client, email string) (p pending, lost b
 		return p, false, err
 	}
 	var landed *url.URL
-	browser := &http.Client{Jar: jar, Timeout: patience, Transport: direct, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+	browser := &http.Client{Jar: jar, Timeout: patience, Transport: c.transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if strings.HasPrefix(req.URL.String(), redirectURL) {
 			landed = req.URL
 			return http.ErrUseLastResponse
@@ -188,7 +190,7 @@ func (c wire) walk(ctx context.Context, client, email string) (p pending, lost b
 	p = pending{client: client, verifier: rand.Text() + rand.Text(), since: time.Now()}
 	challenge := sha256.Sum256([]byte(p.verifier))
 	state := rand.Text()
-	start := c.base + "/authorize?" + url.Values{
+	start := c.public + "/authorize?" + url.Values{
 		"response_type": {"code"}, "client_id": {client}, "redirect_uri": {redirectURL}, "state": {state},
 		"code_challenge": {base64.RawURLEncoding.EncodeToString(challenge[:])}, "code_challenge_method": {"S256"},
 		"resource": {c.public + "/mcp"}, "scope": {"mcp:tools offline_access"},

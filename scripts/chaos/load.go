@@ -23,6 +23,8 @@ const (
 	// lives for 60 s.
 	codeMargin = 40 * time.Second
 	retryPause = 50 * time.Millisecond
+	// enoughViolations end the load: more would tell nothing new.
+	enoughViolations = 20
 )
 
 // load is a number of clients at work.
@@ -82,7 +84,7 @@ func (l *load) over() bool {
 	case <-l.w.ctx.Done():
 		return true
 	default:
-		return false
+		return len(l.w.oracle.violations()) >= enoughViolations
 	}
 }
 
@@ -429,7 +431,7 @@ func (p *person) alive(g *grant) {
 // budget, which all killers share, is used up.
 func (w *world) killer(in *instance, budget *budget, rng *rand.Rand) error {
 	var next *armed // the first was started with none
-	for budget.take() {
+	for len(w.oracle.violations()) < enoughViolations && budget.take() {
 		limit := time.Duration(100+rng.IntN(900)) * time.Millisecond
 		cause := "at random"
 		if next != nil {
