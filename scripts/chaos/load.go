@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -456,7 +457,7 @@ func (w *world) killer(in *instance, budget *budget, rng *rand.Rand) error {
 			if err == nil {
 				break
 			}
-			if next == nil || err != errDied { //nolint:errorlint // start returns it as it is
+			if next == nil || !errors.Is(err, errDied) {
 				return err
 			}
 			if budget.take() {

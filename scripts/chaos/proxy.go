@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -55,6 +56,7 @@ func startProxy(ctx context.Context, public string) (*proxy, error) {
 		},
 		Transport:     p,
 		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), // cut answers are the clients' to judge
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			if errors.Is(err, syscall.ECONNREFUSED) {
 				w.Header().Set("Retry-After", "1")

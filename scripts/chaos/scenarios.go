@@ -355,7 +355,7 @@ func runTorn(w *world) error {
 		} else {
 			torn[rng.IntN(len(torn))] ^= 0xff
 		}
-		if err := os.WriteFile(file, torn, 0o600); err != nil {
+		if err := os.WriteFile(file, torn, 0o600); err != nil { //nolint:gosec // the harness's own file
 			return err
 		}
 		if err := in.launch(); err != nil {
@@ -385,7 +385,7 @@ func runTorn(w *world) error {
 		in.kill()
 	}
 	// With the file as it was, all is there.
-	if err := os.WriteFile(file, whole, 0o600); err != nil {
+	if err := os.WriteFile(file, whole, 0o600); err != nil { //nolint:gosec // the harness's own file
 		return err
 	}
 	if err := in.start(); err != nil {

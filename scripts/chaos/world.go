@@ -32,7 +32,7 @@ const patience = 60 * time.Second
 // world is everything of one scenario: the store, the stand-in for Clerk, the
 // instances and the proxy in front of them.
 type world struct {
-	ctx       context.Context //nolint:containedctx // the scenario's, for all that it does
+	ctx       context.Context // the scenario's, for all that it does
 	opts      options
 	t         *harness
 	backend   string
