@@ -130,9 +130,12 @@ func TestBoltReadsItsLogAfterACrash(t *testing.T) {
 func TestBoltLogWithATornEnd(t *testing.T) {
 	c := crash(t)
 	for name, tear := range map[string]func(b []byte, at int) []byte{
-		"cut off": func(b []byte, at int) []byte { return b[:at] },
-		"zeros":   func(b []byte, at int) []byte { clear(b[at:]); return b },
-		"noise":   func(b []byte, at int) []byte { return append(b[:at], bytes.Repeat([]byte{0xa5}, 5000)...) },
+		"zeros": func(b []byte, at int) []byte { clear(b[at:]); return b },
+		"noise": func(b []byte, at int) []byte { copy(b[at:], bytes.Repeat([]byte{0xa5}, 5000)); return b },
+		"zeros, and a part of a step more": func(b []byte, at int) []byte {
+			clear(b[at:])
+			return append(b, make([]byte, 4096)...)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for i := 1; i < len(c.ends); i++ {
@@ -182,6 +185,10 @@ func TestBoltDamagedLogs(t *testing.T) {
 			b := files[".log0"]
 			files[".log0"] = slices.Concat(b[:c.ends[3]], b[c.ends[4]:])
 		}, "damaged"},
+		"cut off":               {func(files map[string][]byte) { files[".log0"] = files[".log0"][:c.ends[4]] }, "damaged"},
+		"cut off in a commit":   {func(files map[string][]byte) { files[".log0"] = files[".log0"][:c.ends[9]-1] }, "damaged"},
+		"cut off to nothing":    {func(files map[string][]byte) { files[".log0"] = nil }, "damaged"},
+		"the other one cut off": {func(files map[string][]byte) { files[".log1"] = files[".log1"][:100] }, "damaged"},
 		"a commit twice": {func(files map[string][]byte) {
 			b := files[".log0"]
 			files[".log0"] = slices.Concat(b[:c.ends[4]], b[c.ends[3]:])

@@ -222,6 +222,10 @@ func readLog(path string, from position) (map[string][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		// A crash while it grew leaves a part of a step, of zeros.
+		if step := b[len(b)/logStep*logStep:]; len(b) < logStep || !bytes.Equal(step, zeros[:len(step)]) {
+			return nil, fmt.Errorf("%q: %w: it is cut off at %d bytes", name, errDamaged, len(b))
+		}
 		for {
 			f, size, ok := readFrame(b)
 			if !ok || f.generation != from.generation {
