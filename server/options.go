@@ -61,6 +61,11 @@ type Options struct {
 	AllowedOrigins []string
 	MaxBody        int64 // bytes of a request to the MCP endpoint; default 4 MiB
 
+	// DrainDelay is how long a shutdown still accepts requests after /readyz
+	// has begun to say so: a load balancer hears it before it meets a closed
+	// port. Default none.
+	DrainDelay time.Duration
+
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now
 }

@@ -199,6 +199,31 @@ func TestShutdownLetsCallsFinishAndRefusesNewOnes(t *testing.T) {
 	<-stopped
 }
 
+// A balancer that asks between the begin of a shutdown and the closing of the
+// port is told, over a new connection, that no more should come (cases 62).
+func TestShutdownSaysSoBeforeThePortCloses(t *testing.T) {
+	r := start(t, func(o *server.Options) { o.DrainDelay = 3 * time.Second }, nil)
+	token := r.signIn(plainMail).Access
+	http.DefaultClient.CloseIdleConnections()
+	ended := make(chan struct{})
+	go func() { defer close(ended); r.stop() }()
+	deadline := time.Now().Add(40 * time.Second)
+	for {
+		resp, body := get(t, r.url+"/readyz")
+		if resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(body, "shutting down") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("/readyz during the shutdown: %s %q", resp.Status, body)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if got := r.stateless(token).tool("add", `{"a":20,"b":22}`).text(); got != "42" {
+		t.Errorf("add on a new connection during the shutdown: %q", got)
+	}
+	<-ended
+}
+
 func TestAToolThatIgnoresItsContextDoesNotHoldTheShutdown(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
 	defer close(release)

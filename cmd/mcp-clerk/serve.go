@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,10 @@ import (
 )
 
 const defaultAddr = "127.0.0.1:8788"
+
+// drainDelay gives a load balancer the time to ask /readyz before the port
+// closes.
+const drainDelay = time.Second
 
 type serveOptions struct {
 	Addr      string
@@ -166,6 +171,8 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		Version:   currentVersion(),
 		PublicURL: publicURL,
 		Keys:      secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
+		// Not in development, where nothing balances and a person waits.
+		DrainDelay: drainDelay,
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),
 			ClientSecret:   secretOf("CLERK_CLIENT_SECRET"),
