@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -324,7 +325,11 @@ type database struct {
 func (d *database) guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if p := recover(); p != nil {
+		switch p := recover().(type) {
+		case nil:
+		case runtime.Error: // its text is about bbolt's code
+			err = fmt.Errorf("%w: its pages contradict each other, or are missing", errDamaged)
+		default:
 			err = fmt.Errorf("%w: %v", errDamaged, p)
 		}
 	}()
