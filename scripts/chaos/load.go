@@ -151,8 +151,8 @@ func (p *person) signIn() *grant {
 	}
 	a := p.wire.redeem(p.ctx(), c)
 	if a.lost() {
-		// What a client would do; either it was not redeemed yet, or it was
-		// and the grant ends. Two acknowledged successes cannot come of it.
+		// Whether it was redeemed nobody knows, and a second try may end the
+		// grant; the client signs in anew.
 		p.l.w.oracle.lost("redeem", a)
 		return nil
 	}
