@@ -101,7 +101,7 @@ func (s *Server) clientView(c *client, req *authRequest) clientView {
 
 func (s *Server) scopeViews(names []string) []scopeView {
 	var list []scopeView
-	for _, sc := range s.scopes {
+	for _, sc := range s.offer.Load().scopes {
 		for _, name := range names {
 			if sc.Name == name {
 				list = append(list, scopeView(sc))
