@@ -357,7 +357,9 @@ func TestNotificationsStayWithTheirCall(t *testing.T) {
 // lacks no scope can give.
 func TestACallBeyondTheTokensScopeIsRefusedWithWhatItNeeds(t *testing.T) {
 	r := start(t, nil, func(s *server.Server) {
-		h := func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) { return mcp.NewToolResultText("sent"), nil }
+		h := func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			return mcp.NewToolResultText("sent"), nil
+		}
 		s.AddTool(mcp.NewTool("sendMail"), h, server.RequireScope("mcp:mail", "Send mail in your name"))
 	})
 	r.scope = "mcp:tools offline_access"

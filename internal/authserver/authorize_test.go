@@ -186,7 +186,9 @@ func TestUnknownScopesAreDropped(t *testing.T) {
 // all of the resource's; one that asks gets what it asked for, and what every
 // call needs.
 func TestScopesOfToolGroupsAreGivenWhenAskedForOrWhenNothingIs(t *testing.T) {
-	e := newEnv(t, func(o *authserver.Options) { o.Scopes = []authserver.Scope{{Name: "mcp:images", Description: "Have pictures made"}} })
+	e := newEnv(t, func(o *authserver.Options) {
+		o.Scopes = []authserver.Scope{{Name: "mcp:images", Description: "Have pictures made"}}
+	})
 	for range 2 { // the second one changes nothing
 		if err := e.srv.AddScope(authserver.Scope{Name: "mcp:mail", Description: "Send mail"}); err != nil {
 			t.Fatal(err)
