@@ -241,6 +241,14 @@ func (s *Server) remembered(ctx context.Context, subject string, c *client, req 
 	return ok && rec.Redirect == req.Redirect && rec.Resource == s.site.resource && subset(req.Scopes, rec.Scopes)
 }
 
+// forgetConsent drops what a user has approved for a client: whoever ended a
+// grant wants to be asked before there is another.
+func (s *Server) forgetConsent(ctx context.Context, subject, clientID string) {
+	if err := s.store.Delete(ctx, consentKey(subject, clientID)); err != nil {
+		s.log.WarnContext(ctx, "consent not forgotten", "client", clientID, "subject", subject, "error", err)
+	}
+}
+
 func (s *Server) saveConsent(ctx context.Context, subject string, req *authRequest) error {
 	now := s.now()
 	value, err := json.Marshal(consentRecord{

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
 )
 
 // RFC 6749 section 4.1.2.1: without a client and a redirect URI that belongs

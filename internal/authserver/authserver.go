@@ -242,7 +242,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 		mux.Handle(p+"/token", s.public("POST", s.token))
 		mux.Handle(p+"/revoke", s.public("POST", s.revoke))
 		mux.Handle(p+"/authorize", s.page("GET, POST", s.authorize))
-		mux.Handle(p+"/consent", s.page("POST", s.consent))
+		mux.Handle(p+"/consent", s.page("GET, POST", s.consent))
 		mux.Handle(p+"/callback", s.page("GET", s.callback))
 	}
 }

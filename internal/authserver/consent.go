@@ -41,17 +41,49 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *client, 
 	s.render(w, http.StatusOK, "consent", "Approve access", v)
 }
 
-// accountPage names the account that signed in, for who approved without
-// having seen one.
-func (s *Server) accountPage(w http.ResponseWriter, r *http.Request, req *authRequest, a *account) {
+// askAccount sends a browser that has come back from the provider to the page
+// that names the account, for who approved without having seen one. A page at
+// the callback itself would keep the provider's code in the address bar, in the
+// history and on screenshots, and could not be reloaded.
+func (s *Server) askAccount(w http.ResponseWriter, r *http.Request, req *authRequest, a *account) {
+	handle := randomText()
+	rec := signinRecord{Request: *req, Account: a, CSRF: hash([]byte(s.csrfToken(w, r)))}
+	if err := s.createSignin(r.Context(), handle, rec); err != nil {
+		s.unavailablePage(w, r, err, req.url(s, ""))
+		return
+	}
+	redirect(w, http.StatusSeeOther, withQuery(s.site.issuer+"/consent", "signin", handle))
+}
+
+// accountPage names the account that signed in. Its address alone, in another
+// browser, shows nothing.
+func (s *Server) accountPage(w http.ResponseWriter, r *http.Request) {
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil || len(p.repeated) > 0 || len(r.URL.RawQuery) > maxQuery {
+		s.signinOverPage(w, r, "")
+		return
+	}
+	handle := p.get("signin")
+	if handle == "" { // a GET never approves
+		w.Header().Set("Allow", http.MethodPost)
+		s.wrongMethodPage(w, r)
+		return
+	}
+	rec, err := s.peekSignin(r.Context(), handle)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		s.unavailablePage(w, r, err, "")
+		return
+	}
+	csrf := s.readCookie(r, cookieCSRF)
+	if err != nil || rec.Account == nil || csrf == "" || subtle.ConstantTimeCompare(rec.CSRF, hash([]byte(csrf))) != 1 {
+		s.signinOverPage(w, r, "")
+		return
+	}
+	req, a := &rec.Request, rec.Account
 	c, err := s.loadClient(r.Context(), req.Client)
 	if errors.Is(err, errUnknownClient) {
 		s.unknownClientPage(w, r)
 		return
-	}
-	handle := randomText()
-	if err == nil {
-		err = s.createSignin(r.Context(), handle, signinRecord{Request: *req, Account: a})
 	}
 	if err != nil {
 		s.unavailablePage(w, r, err, req.url(s, ""))
@@ -63,8 +95,13 @@ func (s *Server) accountPage(w http.ResponseWriter, r *http.Request, req *authRe
 	})
 }
 
-// consent takes the answer of both pages.
+// consent shows the page that names the account, and takes the answer of both
+// pages.
 func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet {
+		s.accountPage(w, r)
+		return
+	}
 	// Cookies ignore ports, and SameSite ignores them too: on loopback only
 	// the origin tells another server's page from ours.
 	if !s.sameOrigin(r) {

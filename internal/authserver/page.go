@@ -180,6 +180,11 @@ func (s *Server) requestID(r *http.Request) string {
 	return b64.EncodeToString(randomBytes(9))
 }
 
+func (s *Server) wrongMethodPage(w http.ResponseWriter, r *http.Request) {
+	s.errorPage(w, r, errorPage{Status: http.StatusMethodNotAllowed, Problem: "This address does not answer such requests.",
+		Advice: "Go back to your application and start the sign-in there again."})
+}
+
 func (s *Server) badRequestPage(w http.ResponseWriter, r *http.Request, problem string) {
 	s.errorPage(w, r, errorPage{Status: http.StatusBadRequest,
 		Problem: "The application that sent you here made a mistake: " + problem + ".",

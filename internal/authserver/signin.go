@@ -22,8 +22,11 @@ type signinRecord struct {
 	Request  authRequest `json:"request"`
 	Nonce    string      `json:"nonce,omitempty"`
 	Verifier string      `json:"verifier,omitempty"`
-	Shown    string      `json:"shown,omitempty"`   // subject that the consent page named
-	Account  *account    `json:"account,omitempty"` // who signed in; set for the account page only
+	Shown    string      `json:"shown,omitempty"` // subject that the consent page named
+	// For the account page only: who signed in, and the hash of the csrf cookie
+	// of the browser in which they did.
+	Account *account `json:"account,omitempty"`
+	CSRF    []byte   `json:"csrf,omitempty"`
 }
 
 func (s *Server) createSignin(ctx context.Context, handle string, rec signinRecord) error {
@@ -42,13 +45,25 @@ func (s *Server) createSignin(ctx context.Context, handle string, rec signinReco
 // takeSignin returns the sign-in under handle once. The error is
 // store.ErrNotFound for one that is over.
 func (s *Server) takeSignin(ctx context.Context, handle string) (signinRecord, error) {
-	var rec signinRecord
-	key := "signin/" + textHash(handle)
-	stored, err := s.store.Take(ctx, key)
+	stored, err := s.store.Take(ctx, "signin/"+textHash(handle))
 	if err != nil {
-		return rec, storeError("take sign-in", err)
+		return signinRecord{}, storeError("take sign-in", err)
 	}
-	plain, ok := s.keys.open(forSignin, nil, stored.Value, []byte(key))
+	return s.openSignin(stored)
+}
+
+// peekSignin returns the sign-in under handle and leaves it there.
+func (s *Server) peekSignin(ctx context.Context, handle string) (signinRecord, error) {
+	stored, err := s.store.Get(ctx, "signin/"+textHash(handle))
+	if err != nil {
+		return signinRecord{}, storeError("read sign-in", err)
+	}
+	return s.openSignin(stored)
+}
+
+func (s *Server) openSignin(stored store.Record) (signinRecord, error) {
+	var rec signinRecord
+	plain, ok := s.keys.open(forSignin, nil, stored.Value, []byte(stored.Key))
 	if !ok || json.Unmarshal(plain, &rec) != nil {
 		return rec, fmt.Errorf("open sign-in: %w", store.ErrNotFound) // sealed with a key that is gone
 	}
@@ -158,7 +173,7 @@ func (s *Server) signedIn(w http.ResponseWriter, r *http.Request, rec signinReco
 		redirect(w, http.StatusFound, rec.Request.refusal(s, &oauthError{Code: codeLoginRequired, Description: "another account is signed in"}))
 		return
 	}
-	s.accountPage(w, r, &rec.Request, &a)
+	s.askAccount(w, r, &rec.Request, &a)
 }
 
 // issueCode ends an approved sign-in: the client is marked, the consent
