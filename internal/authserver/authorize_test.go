@@ -164,6 +164,14 @@ func TestErrorsOfAnUnapprovedWebClientStopAtAPage(t *testing.T) {
 	if v := e.browser().authorize(c, "response_type", "token"); v.left {
 		t.Error("one user's approval counts in another browser")
 	}
+	// An approval ends with what was approved (RFC 7009).
+	tk := e.tokens(e.redeem(c, b.authorize(c).press("Approve").answer(c).Get("code")))
+	if a := e.post("/revoke", c.form("token", tk.refresh)); a.status != http.StatusOK {
+		t.Fatalf("revoke: %d %s", a.status, a.body)
+	}
+	if v := b.authorize(c, "response_type", "token"); v.left {
+		t.Error("the approval outlives the grant that its client has given back")
+	}
 }
 
 // Clients ask every server for the same scopes (RFC 6749 section 3.3).
