@@ -20,7 +20,7 @@ import (
 )
 
 type backupOptions struct {
-	ownStore
+	ownServer
 	File  string
 	Force bool
 	term  terminal
@@ -56,7 +56,7 @@ store's files away and put the copy in their place; see docs/operations.md.`,
 }
 
 func runBackup(ctx context.Context, opts backupOptions) (err error) {
-	path, err := opts.path(newEnvironment(), map[string]string{
+	client, err := opts.find(newEnvironment(), map[string]string{
 		"redis":    "back up Redis itself, by BGSAVE or its append-only file",
 		"valkey":   "back up Valkey itself, by BGSAVE or its append-only file",
 		"postgres": "back up PostgreSQL itself, by pg_dump or its write-ahead log",
@@ -65,11 +65,7 @@ func runBackup(ctx context.Context, opts backupOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := checkBackupTarget(path, opts); err != nil {
-		return err
-	}
-	client, err := findInternal(path)
-	if err != nil {
+	if err := checkBackupTarget(client.store, opts); err != nil {
 		return err
 	}
 	// Everything that belongs to an unfinished copy is in a directory, which

@@ -22,7 +22,7 @@ func TestBackupToAFullDisk(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	data, disk := t.TempDir(), t.TempDir()
-	if err := writeNote(notePath(filepath.Join(data, "state.db")), hs.URL, "the-key"); err != nil {
+	if err := writeNote(notePath(filepath.Join(data, "state.db")), internalNote{URL: hs.URL, Key: "the-key"}); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("sh", "-c", `mount --make-rprivate / && mount -t tmpfs -o size=64k tmpfs "$2" || { echo no mount; exit 1; }

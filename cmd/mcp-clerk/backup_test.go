@@ -102,7 +102,7 @@ func TestBackupIsWholeOrNotThere(t *testing.T) {
 			hs := httptest.NewServer(tt.server)
 			defer hs.Close()
 			data, target := t.TempDir(), t.TempDir()
-			if err := writeNote(notePath(filepath.Join(data, "state.db")), hs.URL, "the-key"); err != nil {
+			if err := writeNote(notePath(filepath.Join(data, "state.db")), internalNote{URL: hs.URL, Key: "the-key"}); err != nil {
 				t.Fatal(err)
 			}
 			file := filepath.Join(target, "copy.db")
@@ -145,7 +145,7 @@ func TestBackupKeepsAFileThatCameMeanwhile(t *testing.T) {
 		send(content, content)(w, r)
 	}))
 	defer hs.Close()
-	if err := writeNote(notePath(filepath.Join(data, "state.db")), hs.URL, "the-key"); err != nil {
+	if err := writeNote(notePath(filepath.Join(data, "state.db")), internalNote{URL: hs.URL, Key: "the-key"}); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
@@ -175,7 +175,7 @@ func TestTheNoteIsForItsOwner(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o644); err != nil { // a former one, open to all
 		t.Fatal(err)
 	}
-	if err := writeNote(path, "http://127.0.0.1:1", "the-key"); err != nil {
+	if err := writeNote(path, internalNote{URL: "http://127.0.0.1:1", Key: "the-key"}); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)

@@ -14,7 +14,7 @@ import (
 const compactPatience = time.Hour
 
 type compactOptions struct {
-	ownStore
+	ownServer
 	term terminal
 }
 
@@ -37,16 +37,12 @@ disk as the store then takes. The server must run with --internal-addr.`,
 }
 
 func runCompact(ctx context.Context, opts compactOptions) error {
-	path, err := opts.path(newEnvironment(), map[string]string{
+	client, err := opts.find(newEnvironment(), map[string]string{
 		"redis":    "Redis gives back memory by itself",
 		"valkey":   "Valkey gives back memory by itself",
 		"postgres": "PostgreSQL does this by itself (autovacuum)",
 		"memory":   "there is no file to compact",
 	})
-	if err != nil {
-		return err
-	}
-	client, err := findInternal(path)
 	if err != nil {
 		return err
 	}
@@ -61,7 +57,7 @@ func runCompact(ctx context.Context, opts compactOptions) error {
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 4<<10)).Decode(&sizes); err != nil {
 		return fmt.Errorf("read the server's answer: %w", err)
 	}
-	_, err = fmt.Fprintf(opts.term.out, "compacted %q: %s before, %s after\n", path, byteSize(sizes.Before), byteSize(sizes.After))
+	_, err = fmt.Fprintf(opts.term.out, "compacted %q: %s before, %s after\n", client.store, byteSize(sizes.Before), byteSize(sizes.After))
 	return err
 }
 

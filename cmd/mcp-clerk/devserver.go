@@ -28,6 +28,7 @@ type devOptions struct {
 	DataDir      string
 	Store        string
 	PublicURL    string
+	Lives        tokenLives // zero: the server's defaults
 	Log          io.Writer
 	Logger       *slog.Logger
 }
@@ -110,7 +111,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		done:     make(chan error, 1),
 	}
 	store := secret.String(cmp.Or(opts.Store, boltURL(dir)))
-	d.srv, err = server.New(ctx, server.Options{
+	options := server.Options{
 		Name:      "mcp-clerk",
 		Title:     "mcp-clerk (development)",
 		Version:   currentVersion(),
@@ -119,7 +120,9 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Keys:      keys,
 		Clerk:     credentials,
 		Logger:    opts.Logger,
-	})
+	}
+	opts.Lives.apply(&options)
+	d.srv, err = server.New(ctx, options)
 	if err != nil {
 		_ = clerkListener.Close()
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +32,8 @@ type serveOptions struct {
 	Dev          bool
 	LogFormat    string
 	LogLevel     string
+	Lives        tokenLives
+	DrainDelay   time.Duration
 	term         terminal
 }
 
@@ -72,6 +75,8 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.DataDir, "data-dir", "", "directory for state (default under the user's state directory)")
 	f.BoolVar(&opts.Dev, "dev", false, "development: a stand-in for Clerk on loopback, no account needed")
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
+	opts.Lives.bind(f)
+	f.DurationVar(&opts.DrainDelay, "drain-delay", 0, "how long, at the end, /readyz says so before anything is refused, for balancers that ask it")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -89,10 +94,14 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err := checkInternalAddr(opts.InternalAddr); err != nil {
 		return err
 	}
+	if err := opts.Lives.check(); err != nil {
+		return err
+	}
 	warnOfPassword(opts.term, opts.Store)
 	if opts.Dev {
 		srv, err := startDevServer(ctx, devOptions{
-			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL, Log: opts.term.err, Logger: logger,
+			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
+			Lives: opts.Lives, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -174,11 +183,12 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		publicURL = server.LocalURL(listeners)
 	}
 	o := server.Options{
-		Name:      "mcp-clerk",
-		Title:     "mcp-clerk",
-		Version:   currentVersion(),
-		PublicURL: publicURL,
-		Keys:      secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
+		Name:       "mcp-clerk",
+		Title:      "mcp-clerk",
+		Version:    currentVersion(),
+		PublicURL:  publicURL,
+		DrainDelay: opts.DrainDelay,
+		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),
 			ClientSecret:   secretOf("CLERK_CLIENT_SECRET"),
@@ -188,6 +198,7 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			APIURL:         env.get("CLERK_API_URL"),
 		},
 	}
+	opts.Lives.apply(&o)
 	var err error
 	if o.Store, err = storeURL(opts.Store, env); err == nil && o.Store == "" {
 		var dir string

@@ -15,6 +15,10 @@ import (
 // which of its visits: "before-commit:3". Unset, nothing happens.
 const failpointEnv = "MCP_CLERK_FAILPOINT"
 
+// logKeep is how full a file of the log gets. It is short here, so that
+// checkpoints are under way all the time.
+const logKeep = 64 << 10
+
 // armed is what failpointEnv asks for.
 var armed = readFailpoint(os.Getenv(failpointEnv))
 

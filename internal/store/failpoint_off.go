@@ -6,7 +6,8 @@ package store
 // if by kill -9. Here it does nothing.
 func failpoint(string) {}
 
-var _ = failpoint // a place may be marked by one build's files only
+// logKeep is how full a file of the log gets: some thousand commits.
+const logKeep = 4 << 20
 
 // WithFailpoints returns st: see the file with the tag.
 func WithFailpoints(st Store) Store { return st }

@@ -29,8 +29,6 @@ const (
 	// logStep is what a log file grows by, in zeros that later frames are
 	// written over: a sync is faster where the size stays.
 	logStep = 256 << 10
-	// logKeep is wal.keep: a few thousand commits.
-	logKeep = 4 << 20
 )
 
 // generation tells the frames that belong to the state of a store file from all

@@ -45,6 +45,10 @@ type promise struct {
 var promises = []promise{
 	{"embedded store: durable commits a second, 32 in flight", "./internal/store", "BenchmarkCommits/32", "ops/s", 10_000, true},
 	{"embedded store: a lone commit, in syncs of the disk", "./internal/store", "BenchmarkCommits/1", "syncs", 1.2, false},
+	{"authorization server: checking an access token, ns", "./internal/authserver", "BenchmarkVerify", "ns/op", 2000, false},
+	{"authorization server: checking an access token, allocations", "./internal/authserver", "BenchmarkVerify", "allocs/op", 5, false},
+	{"authorization server: a complete flow, ns", "./internal/authserver", "BenchmarkFlow", "ns/op", 3e6, false},
+	{"authorization server: durable refreshes a second, 32 in flight", "./internal/authserver", "BenchmarkRefreshDurable", "refreshes/s", 3000, true},
 	{"Redis: get, in bare round trips", "./internal/store/redis", "BenchmarkStore/Get/1", "roundtrips", 1.5, false},
 	{"Redis: update, in bare round trips", "./internal/store/redis", "BenchmarkStore/Update/1", "roundtrips", 1.5, false},
 	{"Redis: create, in bare round trips", "./internal/store/redis", "BenchmarkStore/Create/1", "roundtrips", 1.5, false},

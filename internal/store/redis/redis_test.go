@@ -28,7 +28,7 @@ var prefixes atomic.Int64
 // newPrefix is an empty storage on a server that tests share.
 func newPrefix() string { return fmt.Sprint("prefix=test", prefixes.Add(1)) }
 
-func open(t testing.TB, url string) *redis.Store {
+func open(t testing.TB, url string) store.Store {
 	t.Helper()
 	s, err := redis.Open(t.Context(), url, redis.Options{})
 	if err != nil {

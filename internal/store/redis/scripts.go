@@ -50,12 +50,12 @@ func shardOf(key string) int {
 	return int(h.Sum32() % shards)
 }
 
-func (s *Store) shard(n int) string {
-	return s.prefix + ":{" + s.prefix + ":" + strconv.Itoa(n) + "}:"
+func (d *database) shard(n int) string {
+	return d.prefix + ":{" + d.prefix + ":" + strconv.Itoa(n) + "}:"
 }
 
-func (s *Store) keys(key string) []string {
-	shard := s.shard(shardOf(key))
+func (d *database) keys(key string) []string {
+	shard := d.shard(shardOf(key))
 	return []string{shard + "r:" + key, shard + "i", shard + "x"}
 }
 
@@ -166,30 +166,30 @@ return #due
 )
 
 // ttl is the time to live that a script takes.
-func (s *Store) ttl(expires time.Time) string {
+func (d *database) ttl(expires time.Time) string {
 	if expires.IsZero() {
 		return "0"
 	}
-	d := expires.Sub(s.now()).Milliseconds()
-	if d <= 0 {
-		d = -1
+	ms := expires.Sub(d.now()).Milliseconds()
+	if ms <= 0 {
+		ms = -1
 	}
-	return strconv.FormatInt(d, 10)
+	return strconv.FormatInt(ms, 10)
 }
 
 // score is when the sweep is to look at a record of that expiry first.
 func score(expires time.Time) string { return strconv.FormatInt(expires.UnixMilli(), 10) }
 
 // expires turns what PTTL says into a moment on this process's clock.
-func (s *Store) expires(pttl int64) time.Time {
+func (d *database) expires(pttl int64) time.Time {
 	if pttl < 0 {
 		return time.Time{}
 	}
-	return s.now().Add(time.Duration(pttl) * time.Millisecond).Truncate(time.Millisecond).UTC()
+	return d.now().Add(time.Duration(pttl) * time.Millisecond).Truncate(time.Millisecond).UTC()
 }
 
 // record reads the answer of getScript and takeScript.
-func (s *Store) record(key string, answer any) (store.Versioned, error) {
+func (d *database) record(key string, answer any) (store.Versioned, error) {
 	parts, ok := answer.([]any)
 	if !ok || len(parts) != 2 {
 		return store.Versioned{}, fmt.Errorf("record %q: redis answered %T", key, answer)
@@ -200,7 +200,7 @@ func (s *Store) record(key string, answer any) (store.Versioned, error) {
 		return store.Versioned{}, fmt.Errorf("record %q: redis holds no record there", key)
 	}
 	return store.Versioned{
-		Record:  store.Record{Key: key, Value: []byte(body[versionSize:]), Expires: s.expires(pttl)},
+		Record:  store.Record{Key: key, Value: []byte(body[versionSize:]), Expires: d.expires(pttl)},
 		Version: body[:versionSize],
 	}, nil
 }
