@@ -33,6 +33,13 @@ const (
 // the whole path, also that of a prefix in PublicURL.
 func (s *Server) Handler() http.Handler { return s.handler }
 
+// SignIns serves the last sign-ins of this instance, the newest first: which
+// client came how far, when, and why it stopped. It answers "why does my client
+// not connect?". It is a page for people, or JSON for Accept: application/json.
+// There are no secrets, accounts or addresses in it, but it is for the operator:
+// InternalHandler has it at /signins, and it must not be served to everyone.
+func (s *Server) SignIns() http.Handler { return s.auth.SignIns() }
+
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	s.auth.Register(mux)

@@ -122,6 +122,7 @@ type Server struct {
 
 	redirects redirectPolicy
 	limits    limits
+	flights   *flights // the flight recorder
 	grants    *grantCache
 	cancel    func() // ends the subscription to revocations
 
@@ -201,7 +202,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		opts: o, site: site, keys: ring, store: o.Store, signin: o.SignIn,
 		log: o.Logger, now: o.Now, redirects: redirects,
-		limits: newLimits(), cancel: func() {},
+		limits: newLimits(), flights: &flights{now: o.Now}, cancel: func() {},
 	}
 	s.offer.Store(s.newOffer(scopes))
 	s.grants = newGrantCache(s.loadGrantState, o.Now)
@@ -230,7 +231,7 @@ func (s *Server) Close() error {
 // some proxies leave the prefix out.
 func (s *Server) Register(mux *http.ServeMux) {
 	for path := range s.offer.Load().documents {
-		mux.Handle(path, s.public("GET, HEAD", s.document(path)))
+		mux.Handle(path, s.public("GET, HEAD", s.recordDocument(s.document(path))))
 	}
 	prefixes := []string{s.site.prefix}
 	if s.site.prefix != "" {
@@ -238,7 +239,7 @@ func (s *Server) Register(mux *http.ServeMux) {
 	}
 	for _, p := range prefixes {
 		mux.Handle(p+"/jwks.json", s.public("GET, HEAD", s.jwks))
-		mux.Handle(p+"/register", s.public("POST", s.register))
+		mux.Handle(p+"/register", s.public("POST", s.recordRegistration(s.register)))
 		mux.Handle(p+"/token", s.public("POST", s.token))
 		mux.Handle(p+"/revoke", s.public("POST", s.revoke))
 		mux.Handle(p+"/authorize", s.page("GET, POST", s.authorize))

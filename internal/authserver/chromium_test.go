@@ -53,6 +53,7 @@ func realSite(t *testing.T) (e *env, callback string, codes chan url.Values) {
 	t.Cleanup(func() { srv.Close() })
 	mux := http.NewServeMux()
 	srv.Register(mux)
+	mux.Handle("/signins", srv.SignIns())
 	site := &httptest.Server{Listener: l, Config: &http.Server{Handler: mux}}
 	site.Start()
 	t.Cleanup(site.Close)
@@ -456,4 +457,8 @@ func TestChromiumShowsPagesThatPeopleUnderstand(t *testing.T) {
 	b.authorize(c)
 	b.press("", "Approve")
 	b.errorPage("error-refused-user", "banned")
+
+	b.open(e.issuer + "/signins")
+	b.do(chromedp.WaitVisible(chromedp.Search(`//h1[contains(., "Sign-ins")]`)))
+	b.look("signins")
 }

@@ -38,6 +38,7 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *client, 
 		v.Account, v.Switch = a.label(), req.url(s, "login")
 	}
 	v.Ticket = s.sealTicket(w, r, t)
+	s.flights.step(req.Flight, stepConsent, "", "")
 	s.render(w, http.StatusOK, "consent", "Approve access", v)
 }
 
@@ -80,6 +81,8 @@ func (s *Server) accountPage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req, a := &rec.Request, rec.Account
+	r = aboard(r, req)
+	s.flights.step(req.Flight, stepAccount, "", "")
 	c, err := s.loadClient(r.Context(), req.Client)
 	if errors.Is(err, errUnknownClient) {
 		s.unknownClientPage(w, r)
@@ -125,6 +128,7 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 		s.forgedPage(w, r)
 		return
 	}
+	r = aboard(r, &t.Request)
 	if !s.now().Before(time.Unix(t.Expires, 0)) {
 		s.signinOverPage(w, r, t.Request.url(s, ""))
 		return
@@ -154,6 +158,7 @@ func (s *Server) answerConsent(w http.ResponseWriter, r *http.Request, t *ticket
 	switch decision {
 	case "approve":
 		s.audit(r.Context(), Event{Name: "consent.approved", ClientID: c.ID, Subject: t.Shown})
+		s.flights.step(req.Flight, stepApproved, "", "")
 		s.beginSignIn(w, r, req, t.Shown, http.StatusSeeOther)
 	case "cancel":
 		s.deny(w, r, req, t.Shown)
@@ -188,6 +193,7 @@ func (s *Server) answerAccount(w http.ResponseWriter, r *http.Request, t *ticket
 
 func (s *Server) deny(w http.ResponseWriter, r *http.Request, req *authRequest, subject string) {
 	s.audit(r.Context(), Event{Name: "consent.denied", ClientID: req.Client, Subject: subject})
+	s.flights.step(req.Flight, stepStopped, "was refused by the person, who pressed Cancel", "")
 	redirect(w, http.StatusSeeOther, req.refusal(s, errDenied))
 }
 

@@ -94,6 +94,7 @@ func (s *Server) beginSignIn(w http.ResponseWriter, r *http.Request, req *authRe
 		return
 	}
 	s.approveState(w, r, state)
+	s.flights.step(req.Flight, stepProvider, "", "")
 	redirect(w, status, target)
 }
 
@@ -122,6 +123,8 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := &rec.Request
+	r = aboard(r, req)
+	s.flights.step(req.Flight, stepReturned, "", "")
 	if code := p.get("error"); code != "" {
 		s.providerRefusal(w, r, req, code)
 		return
@@ -154,6 +157,7 @@ func (s *Server) providerRefusal(w http.ResponseWriter, r *http.Request, req *au
 		oe = &oauthError{Code: codeUnavailable, Description: "the sign-in provider is not available"}
 	}
 	s.audit(r.Context(), Event{Name: "signin.refused", ClientID: req.Client, Reason: oe.Code})
+	s.flights.step(req.Flight, stepStopped, "was refused by the sign-in provider", oe.Code)
 	redirect(w, http.StatusFound, req.refusal(s, oe))
 }
 
@@ -170,6 +174,7 @@ func (s *Server) signedIn(w http.ResponseWriter, r *http.Request, rec signinReco
 		return
 	}
 	if rec.Request.None {
+		s.flights.step(rec.Request.Flight, stepStopped, "was refused: another account is signed in", "")
 		redirect(w, http.StatusFound, rec.Request.refusal(s, &oauthError{Code: codeLoginRequired, Description: "another account is signed in"}))
 		return
 	}
@@ -215,5 +220,6 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 		return
 	}
 	s.audit(ctx, Event{Name: "grant.created", ClientID: c.ID, Subject: a.Subject, Grant: name.id()})
+	s.flights.coded(req.Flight, name.id())
 	redirect(w, status, req.answer(s, "code", code))
 }
