@@ -29,8 +29,10 @@ const (
 // Handler serves everything: the MCP endpoint, the authorization server with
 // its well-known documents, /healthz, /readyz, and a page at / that says what
 // this is. Mount it where PublicURL points to: in a mux of one's own as
-// mux.Handle("/", srv.Handler()), next to more specific patterns. It expects
-// the whole path, also that of a prefix in PublicURL.
+// mux.Handle("/", srv.Handler()), next to more specific patterns; or, with a
+// prefix in PublicURL, at that prefix and at "/.well-known/" only, where clients
+// look for the metadata (RFC 8414 section 3.1, RFC 9728 section 3.1). The prefix
+// may be in front of the path or taken off.
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // SignIns serves the last sign-ins of this instance, the newest first: which

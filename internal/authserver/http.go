@@ -53,7 +53,11 @@ func (s *Server) page(methods string, h http.HandlerFunc) http.Handler {
 			return
 		}
 		if r.Method == http.MethodGet && s.site.isAlias(r) {
-			redirect(w, http.StatusFound, s.site.origin+r.URL.RequestURI())
+			target := r.URL.RequestURI()
+			if !strings.HasPrefix(target, s.site.prefix+"/") { // a proxy has taken it off
+				target = s.site.prefix + target
+			}
+			redirect(w, http.StatusFound, s.site.origin+target)
 			return
 		}
 		if retry, ok := s.limits.pages.allow(s.peerAddr(r), s.now()); !ok {
