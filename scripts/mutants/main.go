@@ -172,7 +172,7 @@ func (r *runner) try(ctx context.Context, i int, g guard) (res result) {
 	overlay := filepath.Join(r.dir, fmt.Sprintf("%d.json", i))
 	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{path: mutant}})
 	if err == nil {
-		err = errors.Join(os.WriteFile(mutant, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600))
+		err = errors.Join(os.WriteFile(mutant, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600)) //nolint:gosec // named by us, in our directory
 	}
 	if err != nil {
 		return fail(broken, err)
@@ -217,11 +217,11 @@ func (r *runner) baseline(ctx context.Context, guards []guard) error {
 	seen := map[string]bool{}
 	for _, g := range guards {
 		args := g.testArgs()
-		if key := strings.Join(args, " "); seen[key] {
+		key := strings.Join(args, " ")
+		if seen[key] {
 			continue
-		} else {
-			seen[key] = true
 		}
+		seen[key] = true
 		said, err := r.command(ctx, "go", append([]string{"test"}, args...)...)
 		if err != nil {
 			return fmt.Errorf("the tests fail with every guard in place: %w\n%s", err, said)
