@@ -82,8 +82,8 @@ func (s *Server) Run(ctx context.Context, addr string) error {
 }
 
 // Serve answers on the listeners, which it takes over, until ctx ends. Then
-// readiness is off, new requests are refused, streams are told, and calls in
-// flight have 30 seconds to finish. It returns nil after an orderly end, or
+// readiness is off, and after Options.DrainDelay new requests are refused,
+// streams are told, and calls in flight have 30 seconds to finish. It returns nil after an orderly end, or
 // what went wrong. A server serves once.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	if len(listeners) == 0 {
@@ -115,6 +115,16 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		cause = fmt.Errorf("serve: %w", cause)
 	}
 	s.draining.Store(true)
+	if cause == nil && s.opts.DrainDelay > 0 {
+		delay := time.NewTimer(s.opts.DrainDelay)
+		defer delay.Stop()
+		select {
+		case <-delay.C:
+		case cause = <-failed:
+			running--
+			cause = fmt.Errorf("serve: %w", cause)
+		}
+	}
 	unwatch()
 	watcher.Wait()
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.shutdownTimeout)

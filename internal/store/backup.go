@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // ErrBusy reports a backup or compaction that another one stands in the way of.
@@ -58,6 +61,47 @@ func (s *Bolt) Backup(ctx context.Context, w io.Writer) (n int64, err error) {
 		return n, fmt.Errorf("back up store file %q: %w", s.path, err)
 	}
 	return n, nil
+}
+
+// CheckBackup reads all of a file that Backup wrote, without changing it, and
+// returns how many records it has, expired ones included. What makes it no whole
+// store is an *OpenError.
+func CheckBackup(path string) (records int, err error) {
+	if err := checkPath(path); err != nil {
+		return 0, err
+	}
+	d, err := mapFile(path, bbolt.Options{ReadOnly: true})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return 0, accessError(path, err)
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return 0, heldError(path)
+	case err != nil:
+		return 0, err
+	}
+	defer func() { _ = d.guard(d.DB.Close) }()
+	if err := d.check(slog.New(slog.DiscardHandler)); err != nil {
+		return 0, err
+	}
+	switch begins, err := d.logBegins(); {
+	case err != nil:
+		return 0, err
+	case begins != nil:
+		return 0, &OpenError{Path: path, Problem: "is the file of a store in use, which is not all of it", Fix: "use mcp-clerk backup to copy a store"}
+	}
+	err = d.guard(func() error {
+		return d.View(func(tx *bbolt.Tx) error {
+			return tx.Bucket(recordsBucket).ForEach(func(k, v []byte) error {
+				records++
+				_, err := decodeRecord(string(k), v)
+				return err
+			})
+		})
+	})
+	if err != nil {
+		return 0, openProblem(path, err)
+	}
+	return records, nil
 }
 
 // interruptible fails once its context ends or the store is being closed.

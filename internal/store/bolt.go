@@ -45,7 +45,7 @@ type Bolt struct {
 
 	// writing is held by a commit, by a backup while it begins, and by a
 	// compaction. It comes before mu and guards wal.
-	writing sync.Mutex
+	writing token
 	wal     wal
 	layers  layers
 
@@ -59,12 +59,29 @@ type Bolt struct {
 	sending  sync.RWMutex
 	closed   bool
 	requests chan *request
+	alone    atomic.Bool // the last commit had one write
 
 	stop    chan struct{} // ends the sweeper
 	running sync.WaitGroup
 }
 
 var _ Store = (*Bolt)(nil)
+
+// token is a mutex that may be held while a caller's function runs. Waiting for
+// it is waiting for a channel, which testing/synctest takes for idleness.
+type token chan struct{}
+
+func (t token) Lock()   { t <- struct{}{} }
+func (t token) Unlock() { <-t }
+
+func (t token) TryLock() bool {
+	select {
+	case t <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
 
 // OpenBolt opens the embedded store in the file path, and makes it, in a
 // directory that exists or is one level below one that does. It waits up to a
@@ -84,6 +101,7 @@ func OpenBolt(ctx context.Context, path string, o Options) (*Bolt, error) {
 		db:       db,
 		requests: make(chan *request, 4*maxBatch),
 		stop:     make(chan struct{}),
+		writing:  make(token, 1),
 		wal:      wal{keep: logKeep, sync: syncData},
 	}
 	if err := s.beginLog(); err != nil {

@@ -130,9 +130,12 @@ func TestBoltReadsItsLogAfterACrash(t *testing.T) {
 func TestBoltLogWithATornEnd(t *testing.T) {
 	c := crash(t)
 	for name, tear := range map[string]func(b []byte, at int) []byte{
-		"cut off": func(b []byte, at int) []byte { return b[:at] },
-		"zeros":   func(b []byte, at int) []byte { clear(b[at:]); return b },
-		"noise":   func(b []byte, at int) []byte { return append(b[:at], bytes.Repeat([]byte{0xa5}, 5000)...) },
+		"zeros": func(b []byte, at int) []byte { clear(b[at:]); return b },
+		"noise": func(b []byte, at int) []byte { copy(b[at:], bytes.Repeat([]byte{0xa5}, 5000)); return b },
+		"zeros, and a part of a step more": func(b []byte, at int) []byte {
+			clear(b[at:])
+			return append(b, make([]byte, 4096)...)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for i := 1; i < len(c.ends); i++ {
@@ -182,6 +185,10 @@ func TestBoltDamagedLogs(t *testing.T) {
 			b := files[".log0"]
 			files[".log0"] = slices.Concat(b[:c.ends[3]], b[c.ends[4]:])
 		}, "damaged"},
+		"cut off":               {func(files map[string][]byte) { files[".log0"] = files[".log0"][:c.ends[4]] }, "damaged"},
+		"cut off in a commit":   {func(files map[string][]byte) { files[".log0"] = files[".log0"][:c.ends[9]-1] }, "damaged"},
+		"cut off to nothing":    {func(files map[string][]byte) { files[".log0"] = nil }, "damaged"},
+		"the other one cut off": {func(files map[string][]byte) { files[".log1"] = files[".log1"][:100] }, "damaged"},
 		"a commit twice": {func(files map[string][]byte) {
 			b := files[".log0"]
 			files[".log0"] = slices.Concat(b[:c.ends[4]], b[c.ends[3]:])
@@ -235,6 +242,12 @@ func TestBoltRestoredBackupIgnoresTheLogBesideIt(t *testing.T) {
 	if err := os.WriteFile(restored, backup.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if n, err := store.CheckBackup(restored); n != 1 || err != nil {
+		t.Errorf("CheckBackup = %d, %v", n, err)
+	}
+	if b, err := os.ReadFile(restored); err != nil || !bytes.Equal(b, backup.Bytes()) {
+		t.Errorf("the check changed the backup (%v)", err)
+	}
 	for _, name := range []string{".log0", ".log1"} {
 		b, err := os.ReadFile(path + name)
 		if err != nil {
@@ -248,6 +261,33 @@ func TestBoltRestoredBackupIgnoresTheLogBesideIt(t *testing.T) {
 	wantValue(t, r, "before", "v")
 	if _, err := r.Get(t.Context(), "after"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("a record from after the backup: error %v", err)
+	}
+}
+
+// What is no whole store is not taken for a backup.
+func TestCheckBackupRefusesWhatIsNone(t *testing.T) {
+	good := makeStore(t)
+	large := bytes.LastIndex(good, []byte(strings.Repeat("l", 30_000)))
+	flipped := slices.Clone(good)
+	flipped[large+100] ^= 1
+	for name, content := range map[string][]byte{
+		"a store that was not closed": crash(t).files[""],
+		"a part of a store":           good[:large+10_000],
+		"a record flipped":            flipped,
+		"a text":                      []byte("<html>"),
+		"an empty":                    nil,
+	} {
+		path := storePath(t)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n, err := store.CheckBackup(path)
+		if _, ok := errors.AsType[*store.OpenError](err); !ok || n != 0 {
+			t.Errorf("%s: %d records, %v", name, n, err)
+		}
+	}
+	if _, err := store.CheckBackup(storePath(t)); err == nil {
+		t.Error("no file: no error")
 	}
 }
 

@@ -221,6 +221,13 @@ func (s *Bolt) send(ctx context.Context, r *request) error {
 	if s.closed {
 		return ErrClosed
 	}
+	// Who is alone commits by itself, which saves two changes of goroutine, a
+	// tenth of the time. Among others it would only get ahead of a batch.
+	if s.alone.Load() && len(s.requests) == 0 && s.writing.TryLock() {
+		defer s.writing.Unlock()
+		s.commit([]*request{r})
+		return nil
+	}
 	select {
 	case s.requests <- r:
 		return nil
@@ -229,7 +236,7 @@ func (s *Bolt) send(ctx context.Context, r *request) error {
 	}
 }
 
-// commitLoop is the only writer of the file.
+// commitLoop commits what has company.
 func (s *Bolt) commitLoop() {
 	batch := make([]*request, 0, maxBatch)
 	// Of the last commit: when it ended, how long it took, how many writes
@@ -242,9 +249,13 @@ func (s *Bolt) commitLoop() {
 		if last > 1 {
 			s.gather(queued+last-1, ended.Add(min(took/gatherShare, gatherMost)))
 		}
+		// A compaction under way holds writes up here, where they can still
+		// be taken back.
+		s.writing.Lock()
 		batch = s.fill(batch)
 		start := time.Now()
 		s.commit(batch)
+		s.writing.Unlock()
 		ended = time.Now()
 		took = ended.Sub(start)
 		last, queued = len(batch), len(s.requests)
@@ -277,12 +288,9 @@ func (s *Bolt) fill(batch []*request) []*request {
 	return batch
 }
 
-// commit brings every request of the batch to its outcome.
+// commit brings every request of the batch to its outcome. writing is held.
 func (s *Bolt) commit(batch []*request) {
-	// A compaction under way holds writes up here, where they can still be
-	// taken back.
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	s.alone.Store(len(batch) == 1)
 	live := batch[:0]
 	for _, r := range batch {
 		if r.state.CompareAndSwap(waiting, begun) {

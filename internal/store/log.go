@@ -29,8 +29,6 @@ const (
 	// logStep is what a log file grows by, in zeros that later frames are
 	// written over: a sync is faster where the size stays.
 	logStep = 256 << 10
-	// logKeep is wal.keep: a few thousand commits.
-	logKeep = 4 << 20
 )
 
 // generation tells the frames that belong to the state of a store file from all
@@ -224,6 +222,10 @@ func readLog(path string, from position) (map[string][]byte, error) {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			return nil, err
+		}
+		// A crash while it grew leaves a part of a step, of zeros.
+		if step := b[len(b)/logStep*logStep:]; len(b) < logStep || !bytes.Equal(step, zeros[:len(step)]) {
+			return nil, fmt.Errorf("%q: %w: it is cut off at %d bytes", name, errDamaged, len(b))
 		}
 		for {
 			f, size, ok := readFrame(b)
