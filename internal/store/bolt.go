@@ -103,7 +103,7 @@ func OpenBolt(ctx context.Context, path string, o Options) (*Bolt, error) {
 		requests: make(chan *request, 4*maxBatch),
 		stop:     make(chan struct{}),
 		writing:  make(token, 1),
-		wal:      wal{keep: logKeep},
+		wal:      wal{keep: logKeep, sync: syncData},
 	}
 	if err := s.beginLog(); err != nil {
 		return nil, errors.Join(accessError(path, err), s.endLog(true), db.close())

@@ -474,3 +474,67 @@ func FuzzBoltLog(f *testing.F) {
 		}
 	})
 }
+
+// A process that is killed keeps what it wrote, a machine does not: only the
+// sync makes a commit safe, so nobody hears of one before it, and nobody reads
+// what it may yet take back.
+func TestBoltConfirmsACommitAfterItsSync(t *testing.T) {
+	s := openBolt(t, storePath(t), store.Options{})
+	mustCreate(t, s, "before", "v", time.Time{})
+	begun, finish := make(chan struct{}), make(chan struct{})
+	s.OnSync(func(file *os.File) error {
+		close(begun)
+		<-finish
+		return file.Sync()
+	})
+	done := make(chan error, 1)
+	go func() { done <- s.Create(t.Context(), store.Record{Key: "k", Value: []byte("v")}) }()
+	select {
+	case <-begun:
+	case err := <-done:
+		t.Fatalf("Create returned %v without a sync", err)
+	}
+	select {
+	case err := <-done:
+		t.Errorf("Create returned %v during the sync", err)
+		done <- err
+	default:
+	}
+	if _, err := s.Get(t.Context(), "k"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Get during the sync: %v, want ErrNotFound", err)
+	}
+	close(finish)
+	if err := <-done; err != nil {
+		t.Fatalf("Create: %v", err)
+	}
+	if _, err := s.Get(t.Context(), "k"); err != nil {
+		t.Errorf("Get after the sync: %v", err)
+	}
+}
+
+// After a sync that failed, a log may hold what the disk does not. What was
+// confirmed before, and what is confirmed afterwards, is found without it.
+func TestBoltDoesNotTrustALogWhoseSyncFailed(t *testing.T) {
+	path := storePath(t)
+	s := openBolt(t, path, store.Options{})
+	mustCreate(t, s, "before", "v", time.Time{})
+	s.OnSync(func(file *os.File) error {
+		return errors.Join(errors.New("input/output error"), file.Truncate(0))
+	})
+	mustCreate(t, s, "k", "v", time.Time{})
+
+	crashed := storePath(t)
+	for _, name := range []string{"", ".log0", ".log1"} {
+		b, err := os.ReadFile(path + name)
+		if err == nil {
+			err = os.WriteFile(crashed+name, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := openBolt(t, crashed, store.Options{})
+	for _, key := range []string{"before", "k"} {
+		wantValue(t, after, key, "v")
+	}
+}
