@@ -24,6 +24,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/secret"
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
@@ -97,6 +99,20 @@ type Options struct {
 	// section 7.1) that clients may register, beside the built-in list.
 	PrivateRedirects []string
 
+	// Admission says which clients may use the server; default AdmitOpen.
+	Admission Admission
+	// AdmittedHosts are the hosts of AdmitListed: names in lower case, names
+	// with "*." in front for all below, and HostLoopback.
+	AdmittedHosts []string
+	// Clients are known without registering; ConnectClient is one of them always.
+	Clients []Client
+	// RegistrationToken is the initial access token that registrations must
+	// carry (RFC 7591 section 3); "": none.
+	RegistrationToken secret.String
+	// LoopbackDocuments allows documents and keys of clients to be fetched from
+	// this machine, also by http: for development.
+	LoopbackDocuments bool
+
 	AccessTokenTTL  time.Duration // default 1 h, at most 24 h
 	RefreshGrace    time.Duration // how long a superseded refresh token still works; default 30 min, negative: not at all
 	RefreshIdle     time.Duration // life of a refresh token that is not used; default 30 d
@@ -127,9 +143,16 @@ type Server struct {
 	scopes    []Scope // supported, ScopeTools first
 	documents documents
 	redirects redirectPolicy
-	limits    limits
-	grants    *grantCache
-	cancel    func() // ends the subscription to revocations
+	admission admission
+	fixed     map[string]*client // by id, of the configuration
+
+	fetch      *fetcher
+	clientDocs *fetchCache[*client]
+	keySets    *fetchCache[[]jose.JSONWebKey]
+
+	limits limits
+	grants *grantCache
+	cancel func() // ends the subscription to revocations
 }
 
 // New returns a Server. It reports every fault of the options at once and does
@@ -194,6 +217,21 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		faults = append(faults, err)
 	}
+	admission, err := newAdmission(o.Admission, o.AdmittedHosts)
+	if err != nil {
+		faults = append(faults, err)
+	}
+	s := &Server{
+		opts: o, site: site, store: o.Store, signin: o.SignIn,
+		log: o.Logger, now: o.Now, scopes: scopes, redirects: redirects, admission: admission,
+		fetch: newFetcher(o.LoopbackDocuments), limits: newLimits(), cancel: func() {},
+	}
+	if s.fixed, err = s.fixedClients(o.Clients); err != nil {
+		faults = append(faults, err)
+	}
+	if n := len(o.RegistrationToken); n > 0 && n < 32 {
+		fault("the registration token has fewer than 32 characters")
+	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
@@ -202,11 +240,8 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
-		opts: o, site: site, keys: ring, store: o.Store, signin: o.SignIn,
-		log: o.Logger, now: o.Now, scopes: scopes, redirects: redirects,
-		limits: newLimits(), cancel: func() {},
-	}
+	s.keys = ring
+	s.clientDocs, s.keySets = newFetchCache[*client](o.Now), newFetchCache[[]jose.JSONWebKey](o.Now)
 	s.documents = s.newDocuments()
 	s.grants = newGrantCache(s.loadGrantState, o.Now)
 	cancel, err := o.Store.Subscribe(topicGrant, func(key []byte) { s.grants.forget(string(key)) })
@@ -242,9 +277,12 @@ func (s *Server) Register(mux *http.ServeMux) {
 	}
 	for _, p := range prefixes {
 		mux.Handle(p+"/jwks.json", s.public("GET, HEAD", s.jwks))
-		mux.Handle(p+"/register", s.public("POST", s.register))
+		if s.admission.policy != AdmitConfigured {
+			mux.Handle(p+"/register", s.public("POST", s.register))
+		}
 		mux.Handle(p+"/token", s.public("POST", s.token))
 		mux.Handle(p+"/revoke", s.public("POST", s.revoke))
+		mux.Handle(p+"/introspect", s.public("POST", s.introspect))
 		mux.Handle(p+"/authorize", s.page("GET, POST", s.authorize))
 		mux.Handle(p+"/consent", s.page("POST", s.consent))
 		mux.Handle(p+"/callback", s.page("GET", s.callback))

@@ -45,15 +45,12 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *client, 
 // having seen one.
 func (s *Server) accountPage(w http.ResponseWriter, r *http.Request, req *authRequest, a *account) {
 	c, err := s.loadClient(r.Context(), req.Client)
-	if errors.Is(err, errUnknownClient) {
-		s.unknownClientPage(w, r)
+	if err != nil {
+		s.clientErrorPage(w, r, err, req.url(s, ""))
 		return
 	}
 	handle := randomText()
-	if err == nil {
-		err = s.createSignin(r.Context(), handle, signinRecord{Request: *req, Account: a})
-	}
-	if err != nil {
+	if err := s.createSignin(r.Context(), handle, signinRecord{Request: *req, Account: a}); err != nil {
 		s.unavailablePage(w, r, err, req.url(s, ""))
 		return
 	}
@@ -102,12 +99,8 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 func (s *Server) answerConsent(w http.ResponseWriter, r *http.Request, t *ticket, decision string) {
 	req := &t.Request
 	c, err := s.loadClient(r.Context(), req.Client)
-	if errors.Is(err, errUnknownClient) {
-		s.unknownClientPage(w, r)
-		return
-	}
 	if err != nil {
-		s.unavailablePage(w, r, err, req.url(s, ""))
+		s.clientErrorPage(w, r, err, req.url(s, ""))
 		return
 	}
 	if _, err := s.findRedirect(c, req.Redirect); err != nil {
