@@ -27,6 +27,8 @@ type devOptions struct {
 	DataDir   string
 	Store     string
 	PublicURL string
+	Clients   server.ClientOptions
+	Proxies   []string
 	Log       io.Writer
 	Logger    *slog.Logger
 }
@@ -108,6 +110,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		done:     make(chan error, 1),
 	}
 	store := cmp.Or(opts.Store, boltURL(dir))
+	opts.Clients.LoopbackDocuments = true // clients under development publish there
 	d.srv, err = server.New(ctx, server.Options{
 		Name:      "mcp-clerk",
 		Title:     "mcp-clerk (development)",
@@ -116,7 +119,10 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Store:     secret.String(store),
 		Keys:      keys,
 		Clerk:     credentials,
+		Clients:   opts.Clients,
 		Logger:    opts.Logger,
+
+		TrustedProxies: opts.Proxies,
 	})
 	if err != nil {
 		_ = clerkListener.Close()

@@ -30,6 +30,10 @@ type serveOptions struct {
 	Dev       bool
 	LogFormat string
 	LogLevel  string
+	Config    string
+	Admission string
+	Hosts     []string
+	Proxies   []string
 	term      terminal
 }
 
@@ -55,6 +59,7 @@ directory is read as well.
   CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
   IMAGE_ROLES                            roles that may use generateImage
   CLERK_API_URL                          another Backend API than Clerk's own
+  MCP_CLERK_REGISTRATION_TOKEN           which clients must have to register
 
 With --dev nothing needs to be set: a stand-in for Clerk runs on loopback, with
 admin@example.com (role admin) and member@example.com (no role).`,
@@ -70,6 +75,10 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.Store, "store", "", "where state is kept: bolt:PATH, redis://…, postgres://… or memory: (default from MCP_CLERK_STORE, or bolt in --data-dir)")
 	f.StringVar(&opts.DataDir, "data-dir", "", "directory for state (default under the user's state directory)")
 	f.BoolVar(&opts.Dev, "dev", false, "development: a stand-in for Clerk on loopback, no account needed")
+	f.StringVar(&opts.Config, "config", "", "YAML file with clients and admission, see docs/clients.md")
+	f.StringVar(&opts.Admission, "admission", "", "which clients may use the server: open, listed or configured (default open)")
+	f.StringSliceVar(&opts.Hosts, "admit-host", nil, "host of documents and redirects for --admission listed; \"loopback\" for apps on the user's machine (repeatable)")
+	f.StringSliceVar(&opts.Proxies, "trusted-proxy", nil, "address or network of a reverse proxy whose X-Forwarded-For says whom to count requests against (repeatable)")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -86,8 +95,13 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	}
 	warnOfPassword(opts.term, opts.Store)
 	if opts.Dev {
+		clients, err := clientOptions(opts, newEnvironment(), opts.PublicURL)
+		if err != nil {
+			return err
+		}
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL, Log: opts.term.err, Logger: logger,
+			Clients: clients, Proxies: opts.Proxies,
 		})
 		if err != nil {
 			return err
@@ -175,7 +189,11 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			APIURL:         env.get("CLERK_API_URL"),
 		},
 	}
+	o.TrustedProxies = opts.Proxies
 	var err error
+	if o.Clients, err = clientOptions(opts, env, publicURL); err != nil {
+		faults = append(faults, err)
+	}
 	if o.Store, err = storeURL(opts, env, "server"); err != nil {
 		faults = append(faults, err)
 	}
@@ -187,6 +205,27 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			"to try it without an account: mcp-clerk serve --dev")
 	}
 	return o, nil
+}
+
+// clientOptions are which clients may use the server: of the configuration
+// file, of flags, which win, and of the environment.
+func clientOptions(opts serveOptions, env *environment, publicURL string) (o server.ClientOptions, err error) {
+	var faults []error
+	if opts.Config != "" {
+		if err := readConfig(opts.Config, env, publicURL, &o); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if opts.Admission != "" {
+		o.Admission = opts.Admission
+	}
+	if len(opts.Hosts) > 0 {
+		o.AdmittedHosts = opts.Hosts
+	}
+	if o.RegistrationToken, err = env.secret("MCP_CLERK_REGISTRATION_TOKEN"); err != nil {
+		faults = append(faults, err)
+	}
+	return o, errors.Join(faults...)
 }
 
 // storeURL is the --store flag, the environment's, or the embedded store in the

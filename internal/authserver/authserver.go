@@ -213,24 +213,12 @@ func New(o Options) (*Server, error) {
 		scopes = append(scopes, sc)
 	}
 	scopes = append(scopes, Scope{ScopeOffline, "Stay connected without asking you again, until you disconnect it"})
-	redirects, err := newRedirectPolicy(o.PrivateRedirects)
-	if err != nil {
-		faults = append(faults, err)
-	}
-	admission, err := newAdmission(o.Admission, o.AdmittedHosts)
-	if err != nil {
-		faults = append(faults, err)
-	}
 	s := &Server{
 		opts: o, site: site, store: o.Store, signin: o.SignIn,
-		log: o.Logger, now: o.Now, scopes: scopes, redirects: redirects, admission: admission,
-		fetch: newFetcher(o.LoopbackDocuments), limits: newLimits(), cancel: func() {},
+		log: o.Logger, now: o.Now, scopes: scopes, limits: newLimits(), cancel: func() {},
 	}
-	if s.fixed, err = s.fixedClients(o.Clients); err != nil {
+	if err := s.setClients(o); err != nil {
 		faults = append(faults, err)
-	}
-	if n := len(o.RegistrationToken); n > 0 && n < 32 {
-		fault("the registration token has fewer than 32 characters")
 	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
@@ -250,6 +238,29 @@ func New(o Options) (*Server, error) {
 	}
 	s.cancel = cancel
 	return s, nil
+}
+
+// setClients takes over what the options say about clients.
+func (s *Server) setClients(o Options) error {
+	s.fetch = newFetcher(o.LoopbackDocuments)
+	var redirectErr, admissionErr, fixedErr, tokenErr error
+	s.redirects, redirectErr = newRedirectPolicy(o.PrivateRedirects)
+	s.admission, admissionErr = newAdmission(o.Admission, o.AdmittedHosts)
+	s.fixed, fixedErr = s.fixedClients(o.Clients)
+	if n := len(o.RegistrationToken); n > 0 && n < 32 {
+		tokenErr = errors.New("the registration token has fewer than 32 characters")
+	}
+	return errors.Join(redirectErr, admissionErr, fixedErr, tokenErr)
+}
+
+// ValidateClients reports every fault of what o says about clients, as New
+// would, and looks at nothing else.
+func ValidateClients(o Options) error {
+	s := &Server{}
+	if site, err := newSite(o.PublicURL, "/mcp"); err == nil {
+		s.site = site
+	}
+	return s.setClients(o)
 }
 
 func defaultDuration(d *time.Duration, value time.Duration) {

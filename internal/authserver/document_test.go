@@ -95,6 +95,7 @@ func TestUnfitDocumentsAreNoClients(t *testing.T) {
 			}
 			_, _ = rw.Write([]byte(good))
 		},
+		"said to be gzip": text(good, "Content-Encoding", "gzip"),
 		"gzip": func(rw http.ResponseWriter, _ *http.Request) {
 			rw.Header().Set("Content-Type", "application/json")
 			rw.Header().Set("Content-Encoding", "gzip")
