@@ -92,8 +92,8 @@ func (s *Server) loadDocument(ctx context.Context, id string) (*client, time.Dur
 		return nil, 0, err // not kept: the store may answer the next time
 	}
 	if kept != nil {
-		kept.verified = true
-		if left := time.Unix(kept.Fresh, 0).Sub(now); left > 0 && left <= lifeMax {
+		kept.verified = strings.HasPrefix(id, "https:")
+		if left := time.Unix(kept.Fresh, 0).Sub(now); left > 0 && left <= lifeLongest {
 			return kept, left, nil
 		}
 	}
@@ -144,7 +144,7 @@ func (s *Server) parseDocument(id string, body []byte) (*client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errBadDocument, err)
 	}
-	c.ID, c.verified = id, true
+	c.ID, c.verified = id, strings.HasPrefix(id, "https:")
 	// A client that uses a key where it can, and none where it cannot.
 	if slices.Contains(reg.AuthMethods, methodNone) && c.AuthMethod != methodNone {
 		c.Public = true

@@ -122,11 +122,11 @@ func isJSONType(header string) bool {
 
 // How long what was fetched is kept, whatever its headers say.
 const (
-	lifeMin     = time.Minute
-	lifeMax     = 24 * time.Hour
-	lifeDefault = time.Hour
-	lifeFailed  = 30 * time.Second // a failure
-	lifeStandIn = time.Minute      // a copy that stands in
+	lifeShortest = time.Minute
+	lifeLongest  = 24 * time.Hour
+	lifeDefault  = time.Hour
+	lifeFailed   = 30 * time.Second // a failure
+	lifeStandIn  = time.Minute      // a copy that stands in
 )
 
 // cacheLife is the freshness that the headers give (RFC 9111 section 4.2.1),
@@ -137,11 +137,11 @@ func cacheLife(h http.Header) time.Duration {
 		name, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
 		switch name {
 		case "no-store", "no-cache":
-			return lifeMin
+			return lifeShortest
 		case "max-age":
 			seconds, err := strconv.ParseUint(strings.Trim(value, `"`), 10, 31)
 			if err != nil {
-				return lifeMin
+				return lifeShortest
 			}
 			life = time.Duration(seconds) * time.Second
 			if age, err := strconv.ParseUint(h.Get("Age"), 10, 31); err == nil {
@@ -149,7 +149,7 @@ func cacheLife(h http.Header) time.Duration {
 			}
 		}
 	}
-	return min(max(life, lifeMin), lifeMax)
+	return min(max(life, lifeShortest), lifeLongest)
 }
 
 var errBlockedAddress = errors.New("address is not a public one")
