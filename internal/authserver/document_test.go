@@ -175,28 +175,6 @@ func TestUnfitDocumentsAreNoClients(t *testing.T) {
 	}
 }
 
-func TestAddressesThatCannotNameADocument(t *testing.T) {
-	e := newEnv(t)
-	w := newWeb(t)
-	e.reach(w)
-	for _, id := range []string{
-		"http://app.example/client.json", "https://app.example", "https://app.example/", "https://app.example/a/../client.json", "https://app.example/%2e/client.json",
-		"https://user@app.example/client.json", "https://app.example/client.json#f", "https://app.example:0/client.json", "https://app.example:/client.json", "https://APP.example/client.json",
-		"https://app.example\\@evil.example/client.json", "https://app.example/cli ent.json", "https://xn--pp-6kc.example/client.json", "https:app.example/client.json", "ftp://app.example/client.json",
-		"https://mcp.example/register", "https://mcp.example:8443/client.json", // this server
-		"https://app.example/" + strings.Repeat("a", 600), "file:///etc/passwd", "http://localhost:8788/client.json", "http://127.0.0.1/client.json",
-	} {
-		if v := e.browser().authorize(testClient{id: id, redirect: webRedirect}); v.status != http.StatusBadRequest || v.left {
-			t.Errorf("%s: %d", id, v.status)
-		}
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.hits) != 0 {
-		t.Errorf("fetched %v", w.hits)
-	}
-}
-
 // The guard looks at the address that is connected to, whatever the name was
 // and whatever it resolved to before (DNS rebinding).
 func TestDocumentsComeFromPublicAddressesOnly(t *testing.T) {
