@@ -28,6 +28,8 @@ type devOptions struct {
 	DataDir      string
 	Store        string
 	PublicURL    string
+	Clients      server.ClientOptions
+	Proxies      []string
 	Lives        tokenLives // zero: the server's defaults
 	Log          io.Writer
 	Logger       *slog.Logger
@@ -111,6 +113,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		done:     make(chan error, 1),
 	}
 	store := secret.String(cmp.Or(opts.Store, boltURL(dir)))
+	opts.Clients.LoopbackDocuments = true // clients under development publish there
 	options := server.Options{
 		Name:      "mcp-clerk",
 		Title:     "mcp-clerk (development)",
@@ -119,7 +122,10 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Store:     store,
 		Keys:      keys,
 		Clerk:     credentials,
+		Clients:   opts.Clients,
 		Logger:    opts.Logger,
+
+		TrustedProxies: opts.Proxies,
 	}
 	opts.Lives.apply(&options)
 	d.srv, err = server.New(ctx, options)

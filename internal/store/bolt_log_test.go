@@ -7,15 +7,18 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
+	"github.com/mcp-clerk/mcp-clerk/internal/store/storetest"
 )
 
 // crashed is the files of a store that was not closed: some records in its file,
@@ -433,6 +436,57 @@ func TestBoltCheckpointsBesideEverythingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(openBolt(t, path, store.Options{}))
+}
+
+// A checkpoint ends in the middle of a commit: what it brought into the file is
+// seen by the writes of that commit, which began to read the file before.
+func TestBoltCommitSeesWhatACheckpointTakesAway(t *testing.T) {
+	met := 0
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			s := openBolt(t, storePath(t), store.Options{})
+			s.KeepLog(1 << 20)
+			update := func(key string, f func()) {
+				if _, err := s.Update(t.Context(), key, func(old store.Record) ([]byte, time.Time, error) {
+					f()
+					return old.Value, time.Time{}, nil
+				}); err != nil {
+					t.Error(err)
+				}
+			}
+			mustCreate(t, s, "first", "", time.Time{})
+			mustCreate(t, s, "second", "", time.Time{})
+			mustCreate(t, s, "counter", "1", time.Time{})
+			mustCreate(t, s, "large", strings.Repeat("x", 1<<20), time.Time{})
+			// The log is full: the next commit sends all of this on its way.
+			var wg sync.WaitGroup
+			hold := make(chan struct{})
+			wg.Go(func() { update("first", func() { <-hold }) })
+			synctest.Wait()
+			wg.Go(func() {
+				update("second", func() {
+					if s.Checkpointing() {
+						met++
+					}
+					for s.Checkpointing() {
+						runtime.Gosched()
+					}
+				})
+			})
+			synctest.Wait()
+			wg.Go(func() {
+				if r, err := s.Update(t.Context(), "counter", storetest.Increment); err != nil || string(r.Value) != "2" {
+					t.Errorf("the counter is %q, %v", r.Value, err)
+				}
+			})
+			synctest.Wait()
+			close(hold)
+			wg.Wait()
+		})
+	}
+	if met == 0 {
+		t.Error("no checkpoint was under way")
+	}
 }
 
 // The files of the log take turns once one is full.

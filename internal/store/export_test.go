@@ -28,6 +28,12 @@ func (s *Bolt) BreakLog() error {
 	return s.wal.files[s.wal.turn%2].Close()
 }
 
+// Checkpointing reports whether a checkpoint is under way.
+func (s *Bolt) Checkpointing() bool {
+	_, frozen := s.layers.both()
+	return frozen != nil
+}
+
 // Turn is how often the files of the log have taken turns.
 func (s *Bolt) Turn() uint64 {
 	s.writing.Lock()
