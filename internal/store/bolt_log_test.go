@@ -130,9 +130,12 @@ func TestBoltReadsItsLogAfterACrash(t *testing.T) {
 func TestBoltLogWithATornEnd(t *testing.T) {
 	c := crash(t)
 	for name, tear := range map[string]func(b []byte, at int) []byte{
-		"cut off": func(b []byte, at int) []byte { return b[:at] },
-		"zeros":   func(b []byte, at int) []byte { clear(b[at:]); return b },
-		"noise":   func(b []byte, at int) []byte { return append(b[:at], bytes.Repeat([]byte{0xa5}, 5000)...) },
+		"zeros": func(b []byte, at int) []byte { clear(b[at:]); return b },
+		"noise": func(b []byte, at int) []byte { copy(b[at:], bytes.Repeat([]byte{0xa5}, 5000)); return b },
+		"zeros, and a part of a step more": func(b []byte, at int) []byte {
+			clear(b[at:])
+			return append(b, make([]byte, 4096)...)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for i := 1; i < len(c.ends); i++ {
@@ -182,6 +185,10 @@ func TestBoltDamagedLogs(t *testing.T) {
 			b := files[".log0"]
 			files[".log0"] = slices.Concat(b[:c.ends[3]], b[c.ends[4]:])
 		}, "damaged"},
+		"cut off":               {func(files map[string][]byte) { files[".log0"] = files[".log0"][:c.ends[4]] }, "damaged"},
+		"cut off in a commit":   {func(files map[string][]byte) { files[".log0"] = files[".log0"][:c.ends[9]-1] }, "damaged"},
+		"cut off to nothing":    {func(files map[string][]byte) { files[".log0"] = nil }, "damaged"},
+		"the other one cut off": {func(files map[string][]byte) { files[".log1"] = files[".log1"][:100] }, "damaged"},
 		"a commit twice": {func(files map[string][]byte) {
 			b := files[".log0"]
 			files[".log0"] = slices.Concat(b[:c.ends[4]], b[c.ends[3]:])
@@ -466,4 +473,68 @@ func FuzzBoltLog(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// A process that is killed keeps what it wrote, a machine does not: only the
+// sync makes a commit safe, so nobody hears of one before it, and nobody reads
+// what it may yet take back.
+func TestBoltConfirmsACommitAfterItsSync(t *testing.T) {
+	s := openBolt(t, storePath(t), store.Options{})
+	mustCreate(t, s, "before", "v", time.Time{})
+	begun, finish := make(chan struct{}), make(chan struct{})
+	s.OnSync(func(file *os.File) error {
+		close(begun)
+		<-finish
+		return file.Sync()
+	})
+	done := make(chan error, 1)
+	go func() { done <- s.Create(t.Context(), store.Record{Key: "k", Value: []byte("v")}) }()
+	select {
+	case <-begun:
+	case err := <-done:
+		t.Fatalf("Create returned %v without a sync", err)
+	}
+	select {
+	case err := <-done:
+		t.Errorf("Create returned %v during the sync", err)
+		done <- err
+	default:
+	}
+	if _, err := s.Get(t.Context(), "k"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Get during the sync: %v, want ErrNotFound", err)
+	}
+	close(finish)
+	if err := <-done; err != nil {
+		t.Fatalf("Create: %v", err)
+	}
+	if _, err := s.Get(t.Context(), "k"); err != nil {
+		t.Errorf("Get after the sync: %v", err)
+	}
+}
+
+// After a sync that failed, a log may hold what the disk does not. What was
+// confirmed before, and what is confirmed afterwards, is found without it.
+func TestBoltDoesNotTrustALogWhoseSyncFailed(t *testing.T) {
+	path := storePath(t)
+	s := openBolt(t, path, store.Options{})
+	mustCreate(t, s, "before", "v", time.Time{})
+	s.OnSync(func(file *os.File) error {
+		return errors.Join(errors.New("input/output error"), file.Truncate(0))
+	})
+	mustCreate(t, s, "k", "v", time.Time{})
+
+	crashed := storePath(t)
+	for _, name := range []string{"", ".log0", ".log1"} {
+		b, err := os.ReadFile(path + name)
+		if err == nil {
+			err = os.WriteFile(crashed+name, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := openBolt(t, crashed, store.Options{})
+	for _, key := range []string{"before", "k"} {
+		wantValue(t, after, key, "v")
+	}
 }

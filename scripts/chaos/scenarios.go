@@ -271,15 +271,10 @@ func runClocks(w *world) error {
 	if err := w.startAll(); err != nil {
 		return err
 	}
-	straight := w.to(w.instances[0])
 	l := w.newLoad()
 	people := l.people[:min(len(l.people), 5)]
-	for i, p := range people {
-		// The pages and the code on one clock: a code lives for a minute.
-		p.wire = straight
-		if i%2 == 1 {
-			p.wire = w.to(w.instances[1])
-		}
+	for _, p := range people {
+		// Each page, and the code, on another clock.
 		if p.grant = p.signIn(); p.grant == nil {
 			return errors.New("no grant")
 		}
@@ -329,9 +324,10 @@ func runClocks(w *world) error {
 	return nil
 }
 
-// runTorn cuts the store's file, or flips a byte, after a kill. The server
-// either starts with all that was acknowledged, or it refuses to start and says
-// what is wrong and how to mend it; it never begins anew in silence.
+// runTorn cuts the store's file or its log, or flips a byte of the file, after a
+// kill. The server either starts with all that was acknowledged, or it refuses to
+// start and says what is wrong and how to mend it; it never begins anew in
+// silence.
 func runTorn(w *world) error {
 	if err := w.startAll(); err != nil {
 		return err
@@ -343,19 +339,37 @@ func runTorn(w *world) error {
 	l.stop()
 	in.kill()
 	file := strings.TrimPrefix(w.store, "bolt:")
-	whole, err := os.ReadFile(file)
-	if err != nil {
-		return err
+	whole := map[string][]byte{file: nil, file + ".log0": nil, file + ".log1": nil}
+	for name := range whole {
+		var err error
+		if whole[name], err = os.ReadFile(name); err != nil {
+			return err
+		}
+	}
+	lay := func(name string, content []byte) error { return os.WriteFile(name, content, 0o600) } //nolint:gosec // the harness's own file
+	restore := func() error {
+		var errs []error
+		for name, content := range whole {
+			errs = append(errs, lay(name, content))
+		}
+		return errors.Join(errs...)
 	}
 	rng := rand.New(rand.NewPCG(w.opts.seed, 2000)) //nolint:gosec // no secret, and repeatable
-	for range 10 {
-		torn := slices.Clone(whole)
-		if rng.IntN(2) == 0 {
-			torn = torn[:rng.IntN(len(torn))]
-		} else {
-			torn[rng.IntN(len(torn))] ^= 0xff
+	for round := range 12 {
+		if err := restore(); err != nil {
+			return err
 		}
-		if err := os.WriteFile(file, torn, 0o600); err != nil { //nolint:gosec // the harness's own file
+		name := file
+		if round%3 == 2 {
+			name = fmt.Sprintf("%s.log%d", file, rng.IntN(2))
+		}
+		torn := slices.Clone(whole[name])
+		if round%3 == 0 {
+			torn[rng.IntN(len(torn))] ^= 0xff
+		} else {
+			torn = torn[:rng.IntN(len(torn))]
+		}
+		if err := lay(name, torn); err != nil {
 			return err
 		}
 		if err := in.launch(); err != nil {
@@ -373,19 +387,19 @@ func runTorn(w *world) error {
 		for _, p := range l.people {
 			for _, g := range p.kept {
 				if a := p.wire.call(w.ctx, g.now.Access); !a.lost() && !a.sum() {
-					w.oracle.violation("a grant is lost in a damaged file that was served", "answer", a.String())
+					w.oracle.violation("a grant is lost in a damaged file that was served", "file", name, "answer", a.String())
 				}
 			}
 			for _, g := range p.revoked {
 				if a := p.wire.call(w.ctx, g.now.Access); a.sum() {
-					w.oracle.violation("a revoked token is taken in a damaged file that was served", "answer", a.String())
+					w.oracle.violation("a revoked token is taken in a damaged file that was served", "file", name, "answer", a.String())
 				}
 			}
 		}
 		in.kill()
 	}
-	// With the file as it was, all is there.
-	if err := os.WriteFile(file, whole, 0o600); err != nil { //nolint:gosec // the harness's own file
+	// With the files as they were, all is there.
+	if err := restore(); err != nil {
 		return err
 	}
 	if err := in.start(); err != nil {
