@@ -147,7 +147,8 @@ func TestClientsAreToldWhatIsWrongWithTheirRequest(t *testing.T) {
 	}
 }
 
-// RFC 9700 section 4.11.2: whoever registers a client must not get a redirector.
+// RFC 9700 section 4.11.2: whoever registers a client must not get a redirector
+// (cases/server 9).
 func TestErrorsOfAnUnapprovedWebClientStopAtAPage(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Web", webRedirect)
