@@ -115,6 +115,26 @@ func TestTokenGuessingIsStoppedPerAddress(t *testing.T) {
 	e.tokens(e.refresh(c, tk.refresh))
 }
 
+// Guessing is not paid at the price of an honest request: a client that refreshes
+// all the time goes on where one that is refused as often has stopped.
+func TestRefusedTokenRequestsCostMore(t *testing.T) {
+	e := newEnv(t)
+	e.addr = "198.51.100.7:1"
+	c := e.register("Web", webRedirect)
+	held := e.signIn(c).refresh
+	const n = 300
+	for range n {
+		held = e.tokens(e.refresh(c, held)).refresh
+	}
+	e.addr = "198.51.100.8:1"
+	for range n {
+		if a := e.refresh(c, "guess"); a.status == http.StatusTooManyRequests {
+			return
+		}
+	}
+	t.Errorf("%d refused requests at once are not limited", n)
+}
+
 func TestAuthorizationFloodGetsAPage(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Web", webRedirect)
