@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -69,5 +71,41 @@ func TestGuardsCanBeRead(t *testing.T) {
 	guards, err := parse(list)
 	if err != nil || len(guards) == 0 {
 		t.Errorf("guards.txt: %d entries, %v", len(guards), err)
+	}
+}
+
+// What the compiler refuses, -check refuses.
+func TestCheckRefusesWhatDoesNotCompile(t *testing.T) {
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	types, err := loadTypes(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(root, "scripts", "mutants", "guard.go")
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(source)
+	if err := types.check(file, text); err != nil {
+		t.Errorf("as it is: %v", err)
+	}
+	for name, broken := range map[string]string{
+		"an unused variable":     text + "\nfunc unused() { x := 1 }\n",
+		"an unused import":       strings.Replace(text, "import (", "import (\n\t\"io\"", 1),
+		"a missing return":       text + "\nfunc missing() int {}\n",
+		"a name that is not":     text + "\nvar x = nowhere\n",
+		"a text that is not Go":  text + "}",
+		"a clash with its peers": text + "\nfunc loadTypes() {}\n",
+	} {
+		if err := types.check(file, broken); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if err := types.check(filepath.Join(root, "nowhere.go"), text); err == nil {
+		t.Error("a file of no package: no error")
 	}
 }

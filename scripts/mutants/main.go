@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("read guards.txt: %w", err)
 	}
-	r := &runner{check: *check}
+	r := &runner{}
 	if r.root, err = output(ctx, "go", "list", "-m", "-f", "{{.Dir}}"); err != nil {
 		return err
 	}
@@ -93,11 +93,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return fmt.Errorf("make a directory to work in: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(r.dir) }()
-	if !*check {
+	if *check {
+		r.types, err = loadTypes(ctx, r.root)
+	} else {
 		// Tests that fail anyway would kill everything.
-		if err := r.baseline(ctx, chosen); err != nil {
-			return err
-		}
+		err = r.baseline(ctx, chosen)
+	}
+	if err != nil {
+		return err
 	}
 	var (
 		wg     sync.WaitGroup
@@ -150,7 +153,7 @@ type result struct {
 type runner struct {
 	root  string // of the module
 	dir   string // for what is written
-	check bool
+	types *types // set: no tests are run, it is asked instead
 }
 
 // try takes one guard out.
@@ -168,20 +171,20 @@ func (r *runner) try(ctx context.Context, i int, g guard) (res result) {
 	if err != nil {
 		return fail(broken, err)
 	}
+	if r.types != nil {
+		if err := r.types.check(path, text); err != nil {
+			return fail(broken, fmt.Errorf("without it the package does not compile: %w", err))
+		}
+		return result{verdict: compiles}
+	}
 	mutant := filepath.Join(r.dir, fmt.Sprintf("%d-%s", i, filepath.Base(path)))
 	overlay := filepath.Join(r.dir, fmt.Sprintf("%d.json", i))
 	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{path: mutant}})
 	if err == nil {
-		err = errors.Join(os.WriteFile(mutant, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600)) //nolint:gosec // named by us, in our directory
+		err = errors.Join(os.WriteFile(mutant, []byte(text), 0o600), os.WriteFile(overlay, replace, 0o600))
 	}
 	if err != nil {
 		return fail(broken, err)
-	}
-	if r.check {
-		if said, err := r.command(ctx, "go", "build", "-overlay", overlay, "./"+filepath.ToSlash(filepath.Dir(g.file))); err != nil {
-			return fail(broken, fmt.Errorf("without it the package does not compile: %w\n%s", err, said))
-		}
-		return result{verdict: compiles}
 	}
 	said, err := r.command(ctx, "go", append([]string{"test", "-overlay", overlay, "-failfast"}, g.testArgs()...)...)
 	switch {
