@@ -67,7 +67,11 @@ type Options struct {
 	// AllowedOrigins are web origins besides PublicURL's that browsers may
 	// call the MCP endpoint from; "*" allows every one.
 	AllowedOrigins []string
-	MaxBody        int64 // bytes of a request to the MCP endpoint; default 4 MiB
+	// DrainDelay is how long, when Serve is to end, /readyz says so while all
+	// else goes on, so that a balancer that asks it sends nobody here any more;
+	// default none, at most 5 minutes.
+	DrainDelay time.Duration
+	MaxBody    int64 // bytes of a request to the MCP endpoint; default 4 MiB
 
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now
@@ -170,6 +174,9 @@ func (o Options) Validate() error {
 	}
 	if o.RefreshIdle < 0 || o.RefreshAbsolute < 0 {
 		v.fault("refresh token life", "is negative", "leave it out or use a positive duration")
+	}
+	if o.DrainDelay < 0 || o.DrainDelay > 5*time.Minute {
+		v.fault("--drain-delay", fmt.Sprintf("%v is not between 0 and 5m", o.DrainDelay), "use one such as 10s, or none")
 	}
 	if o.MaxBody < 0 {
 		v.fault("MaxBody", "is negative", "leave it out or use a positive number of bytes")
@@ -340,7 +347,7 @@ func (o Options) withDefaults() Options {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Now == nil {
-		o.Now = time.Now
+		o.Now = wallClock
 	}
 	return o
 }

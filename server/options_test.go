@@ -102,6 +102,7 @@ func TestValidate(t *testing.T) {
 		}, ""},
 		"broken publishable key":        {func(o *server.Options) { o.Clerk.FrontendAPI = ""; o.Clerk.PublishableKey = "pk_test_!" }, "CLERK_PUBLISHABLE_KEY"},
 		"API URL over http":             {func(o *server.Options) { o.Clerk.APIURL = "http://api.clerk.com" }, "CLERK_API_URL"},
+		"drain delay of an hour":        {func(o *server.Options) { o.DrainDelay = time.Hour }, "--drain-delay"},
 		"access token for two days":     {func(o *server.Options) { o.AccessTokenTTL = 48 * time.Hour }, "--access-token-ttl"},
 		"resource path without slash":   {func(o *server.Options) { o.ResourcePath = "mcp" }, "ResourcePath"},
 		"resource path of another room": {func(o *server.Options) { o.ResourcePath = "/token" }, "ResourcePath"},

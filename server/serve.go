@@ -82,9 +82,9 @@ func (s *Server) Run(ctx context.Context, addr string) error {
 }
 
 // Serve answers on the listeners, which it takes over, until ctx ends. Then
-// readiness is off, new requests are refused, streams are told, and calls in
-// flight have 30 seconds to finish. It returns nil after an orderly end, or
-// what went wrong. A server serves once.
+// readiness is off, and after Options.DrainDelay new requests are refused,
+// streams are told, and calls in flight have 30 seconds to finish. It returns
+// nil after an orderly end, or what went wrong. A server serves once.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	if len(listeners) == 0 {
 		return errors.New("serve: no listener")
@@ -115,6 +115,18 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		cause = fmt.Errorf("serve: %w", cause)
 	}
 	s.draining.Store(true)
+	if cause == nil && s.opts.DrainDelay > 0 {
+		// A listener that closes resets the connections that nobody has
+		// accepted yet, with requests in them that may not be sent again.
+		delay := time.NewTimer(s.opts.DrainDelay)
+		defer delay.Stop()
+		select {
+		case <-delay.C:
+		case cause = <-failed:
+			running--
+			cause = fmt.Errorf("serve: %w", cause)
+		}
+	}
 	unwatch()
 	watcher.Wait()
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.shutdownTimeout)

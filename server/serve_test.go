@@ -6,8 +6,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -197,6 +199,134 @@ func TestShutdownLetsCallsFinishAndRefusesNewOnes(t *testing.T) {
 		t.Errorf("the call in flight answered %+v", got)
 	}
 	<-stopped
+}
+
+// A balancer that asks /readyz has time to send nobody here any more: until the
+// delay is over all else goes on, on new connections too.
+func TestDrainDelayOnlyTurnsReadinessOff(t *testing.T) {
+	r := start(t, func(o *server.Options) { o.DrainDelay = 3 * time.Second }, nil)
+	token := r.signIn(plainMail).Access
+	stopped := make(chan struct{})
+	go func() { r.stop(); close(stopped) }()
+	deadline := time.Now().Add(40 * time.Second)
+	for {
+		resp, body := get(t, r.url+"/readyz")
+		if resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(body, "shutting down") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("/readyz during the shutdown: %s %q", resp.Status, body)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if got := r.legacy(token).tool("add", `{"a":19,"b":23}`); got.text() != "42" {
+		t.Errorf("a call during the delay answered %+v", got)
+	}
+	select {
+	case <-stopped:
+		t.Error("the delay was none")
+	default:
+	}
+	<-stopped
+}
+
+// With a thousand streams open, in both eras, the end is as orderly: they are
+// told, the call in flight is answered, and nothing waits for its time-out.
+func TestShutdownWithAThousandStreams(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	r := start(t, nil, func(s *server.Server) {
+		s.AddTool(mcp.NewTool("hold"), func(ctx context.Context, _ mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			close(entered)
+			select {
+			case <-release:
+				return mcp.NewToolResultText("finished"), nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		})
+	})
+	access := r.signIn(plainMail).Access
+	modern, legacy := r.stateless(access), r.legacy(access)
+	subscribe := `{"jsonrpc":"2.0","id":"sub","method":"subscriptions/listen","params":` + modern.withMeta(`{"notifications":{"toolsListChanged":true}}`) + `}`
+	const streams = 1000
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	ends := make(chan error, streams)
+	var opened sync.WaitGroup
+	opening := make(chan struct{}, 50)
+	for i := range streams {
+		opened.Add(1)
+		go func() {
+			opening <- struct{}{}
+			failed := func(err error) { <-opening; opened.Done(); ends <- err }
+			method, body := http.MethodGet, ""
+			header := http.Header{"Accept": {"text/event-stream"}, "Mcp-Session-Id": {legacy.session}, "Mcp-Protocol-Version": {"2025-11-25"}}
+			if i%2 == 0 {
+				method, body = http.MethodPost, subscribe
+				header = http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"},
+					"Mcp-Protocol-Version": {"2026-07-28"}, "Mcp-Method": {"subscriptions/listen"}}
+			}
+			header.Set("Authorization", "Bearer "+access)
+			req, err := http.NewRequestWithContext(t.Context(), method, r.srv.URL(), strings.NewReader(body))
+			if err != nil {
+				failed(err)
+				return
+			}
+			req.Header = header
+			resp, err := client.Do(req)
+			if err != nil {
+				failed(err)
+				return
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				failed(fmt.Errorf("stream %d: %s", i, resp.Status))
+				return
+			}
+			<-opening
+			opened.Done()
+			// A stream that is cut rather than ended is an error here.
+			_, err = io.Copy(io.Discard, resp.Body)
+			ends <- err
+		}()
+	}
+	opened.Wait()
+	if len(ends) > 0 {
+		t.Fatalf("a stream ended early: %v", <-ends)
+	}
+	result := make(chan toolResult, 1)
+	go func() {
+		own := *legacy
+		result <- own.tool("hold", `{}`)
+	}()
+	<-entered
+	began := time.Now()
+	stopped := make(chan struct{})
+	go func() { r.stop(); close(stopped) }()
+	for range streams {
+		if err := <-ends; err != nil {
+			t.Fatalf("a stream was cut: %v", err)
+		}
+	}
+	select {
+	case <-stopped:
+		t.Fatal("stopped with a call in flight")
+	default:
+	}
+	ready := httptest.NewRecorder()
+	r.srv.Handler().ServeHTTP(ready, httptest.NewRequest(http.MethodGet, r.url+"/readyz", nil))
+	if ready.Code != http.StatusServiceUnavailable {
+		t.Errorf("readiness while it ends: %d", ready.Code)
+	}
+	close(release)
+	if got := <-result; got.text() != "finished" {
+		t.Errorf("the call in flight answered %+v", got)
+	}
+	<-stopped
+	if d := time.Since(began); d > 30*time.Second {
+		t.Errorf("ended after %v", d)
+	}
 }
 
 func TestAToolThatIgnoresItsContextDoesNotHoldTheShutdown(t *testing.T) {

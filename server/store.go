@@ -56,7 +56,7 @@ func openStore(ctx context.Context, o Options) (store.Store, error) {
 	if err != nil {
 		return nil, err // st may hold a nil pointer, and is then no nil interface
 	}
-	return st, nil
+	return store.WithFailpoints(st), nil // only builds for scripts/chaos have them
 }
 
 // store checks the URL of the store. What a package says of a URL is a problem

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
@@ -209,8 +210,8 @@ func (d *demo) signIn(ctx context.Context, user, url string) error {
 		d.byBrowser = false
 		d.screen.note("%v: the demo goes through the same pages itself", err)
 	}
-	walker := newPageWalker(user, func(pressed string) { d.screen.note("pressed %q", pressed) })
-	return walker.walk(ctx, url)
+	walker := devclerk.NewPerson(user, func(pressed string) { d.screen.note("pressed %q", pressed) })
+	return walker.Walk(ctx, url)
 }
 
 func (d *demo) session(ctx context.Context, host *stdioClient, user string, p prompts) error {

@@ -23,14 +23,16 @@ import (
 )
 
 type devOptions struct {
-	Addr      string
-	DataDir   string
-	Store     string
-	PublicURL string
-	Clients   server.ClientOptions
-	Proxies   []string
-	Log       io.Writer
-	Logger    *slog.Logger
+	Addr         string
+	InternalAddr string
+	DataDir      string
+	Store        string
+	PublicURL    string
+	Clients      server.ClientOptions
+	Proxies      []string
+	Lives        tokenLives // zero: the server's defaults
+	Log          io.Writer
+	Logger       *slog.Logger
 }
 
 // devServer is a server with a stand-in for Clerk beside it, both on loopback.
@@ -39,10 +41,11 @@ type devServer struct {
 	mcpURL   string
 	clerkURL string
 
-	srv    *server.Server
-	clerk  *http.Server
-	cancel context.CancelFunc
-	done   chan error // Serve's outcome
+	srv      *server.Server
+	internal *internalListener
+	clerk    *http.Server
+	cancel   context.CancelFunc
+	done     chan error // Serve's outcome
 }
 
 // startDevServer starts both and returns when they accept connections. They
@@ -70,7 +73,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 	if err := env.loadDotenv(".env"); err != nil {
 		return nil, err
 	}
-	dir, err := dataDir(opts.DataDir, "dev")
+	dir, err := dataDir(opts.DataDir, devDir)
 	if err != nil {
 		return nil, err
 	}
@@ -109,26 +112,32 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		clerk:    &http.Server{Handler: standIn, ReadHeaderTimeout: 10 * time.Second},
 		done:     make(chan error, 1),
 	}
-	store := cmp.Or(opts.Store, boltURL(dir))
+	store := secret.String(cmp.Or(opts.Store, boltURL(dir)))
 	opts.Clients.LoopbackDocuments = true // clients under development publish there
-	d.srv, err = server.New(ctx, server.Options{
+	options := server.Options{
 		Name:      "mcp-clerk",
 		Title:     "mcp-clerk (development)",
 		Version:   currentVersion(),
 		PublicURL: publicURL,
-		Store:     secret.String(store),
+		Store:     store,
 		Keys:      keys,
 		Clerk:     credentials,
 		Clients:   opts.Clients,
 		Logger:    opts.Logger,
 
 		TrustedProxies: opts.Proxies,
-	})
+	}
+	opts.Lives.apply(&options)
+	d.srv, err = server.New(ctx, options)
 	if err != nil {
 		_ = clerkListener.Close()
 		return nil, err
 	}
 	if err := addTools(d.srv, env, true); err != nil {
+		_ = clerkListener.Close()
+		return nil, errors.Join(err, d.srv.Close())
+	}
+	if d.internal, err = startInternal(ctx, opts.InternalAddr, d.srv, store, opts.Logger); err != nil {
 		_ = clerkListener.Close()
 		return nil, errors.Join(err, d.srv.Close())
 	}
@@ -138,6 +147,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 	go func() { clerkDone <- d.clerk.Serve(clerkListener) }()
 	go func() {
 		err := d.srv.Serve(ctx, listeners...)
+		d.internal.stop()
 		err = errors.Join(err, d.srv.Close(), d.clerk.Close())
 		if cerr := <-clerkDone; !errors.Is(cerr, http.ErrServerClosed) {
 			err = errors.Join(err, cerr)

@@ -47,8 +47,8 @@ func walkingBrowser() {
 			os.Exit(1)
 		}
 	}
-	walker := newPageWalker(os.Getenv("BROWSER_USER"), func(string) {})
-	if err := walker.walk(context.Background(), os.Args[1]); err != nil {
+	walker := devclerk.NewPerson(os.Getenv("BROWSER_USER"), func(string) {})
+	if err := walker.Walk(context.Background(), os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "browser:", err)
 		os.Exit(1)
 	}
@@ -58,7 +58,8 @@ func walkingBrowser() {
 // against the real main. On top of testscript's commands there are
 //
 //	serve ARGS…        start "mcp-clerk serve ARGS…" and set $URL from its
-//	                   "listening on" line; an ADDR of 127.0.0.1:0 is added
+//	                   "listening on" line; an ADDR of 127.0.0.1:0 is added;
+//	                   $INTERNAL is the internal listener's address
 //	clerk start        run a stand-in for Clerk and set CLERK_… for serve
 //	clerk allow URL    let it redirect to URL
 //	clerk role ID ROLE give the user with that id a role, "" for none
@@ -154,10 +155,13 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(cmd.Start())
 	p.server = cmd
 	ts.Defer(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	url := make(chan string, 1)
+	url, internal := make(chan string, 1), make(chan string, 1)
 	go func() {
 		scanner := bufio.NewScanner(stderr)
 		for scanner.Scan() {
+			if u, ok := strings.CutPrefix(scanner.Text(), "internal listener on http://"); ok {
+				internal <- u
+			}
 			if u, ok := strings.CutPrefix(scanner.Text(), "listening on "); ok {
 				url <- u
 			}
@@ -171,6 +175,11 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		ts.Setenv("URL", u)
 		ts.Setenv("ADDR", "127.0.0.1:"+u[strings.LastIndex(u, ":")+1:])
+		select {
+		case addr := <-internal: // it is printed first
+			ts.Setenv("INTERNAL", addr)
+		default:
+		}
 	case <-time.After(40 * time.Second):
 		ts.Fatalf("the server does not listen")
 	}

@@ -138,6 +138,8 @@ Not by Clerk. Try it without an account: mcp-clerk demo`,
 		newLogoutCmd(term),
 		newStatusCmd(term),
 		newDemoCmd(term),
+		newBackupCmd(term),
+		newCompactCmd(term),
 		newVersionCmd(term),
 	)
 	return root

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,18 +24,21 @@ import (
 const defaultAddr = "127.0.0.1:8788"
 
 type serveOptions struct {
-	Addr      string
-	PublicURL string
-	Store     string
-	DataDir   string
-	Dev       bool
-	LogFormat string
-	LogLevel  string
-	Config    string
-	Admission string
-	Hosts     []string
-	Proxies   []string
-	term      terminal
+	Addr         string
+	InternalAddr string
+	PublicURL    string
+	Store        string
+	DataDir      string
+	Dev          bool
+	LogFormat    string
+	LogLevel     string
+	Config       string
+	Admission    string
+	Hosts        []string
+	Proxies      []string
+	Lives        tokenLives
+	DrainDelay   time.Duration
+	term         terminal
 }
 
 func newServeCmd(term terminal) *cobra.Command {
@@ -79,6 +83,9 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.Admission, "admission", "", "which clients may use the server: open, listed or configured (default open)")
 	f.StringSliceVar(&opts.Hosts, "admit-host", nil, "host of documents and redirects for --admission listed; \"loopback\" for apps on the user's machine (repeatable)")
 	f.StringSliceVar(&opts.Proxies, "trusted-proxy", nil, "address or network of a reverse proxy whose X-Forwarded-For says whom to count requests against (repeatable)")
+	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
+	opts.Lives.bind(f)
+	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -93,6 +100,12 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err != nil {
 		return usageError{err}
 	}
+	if err := checkInternalAddr(opts.InternalAddr); err != nil {
+		return err
+	}
+	if err := opts.Lives.check(); err != nil {
+		return err
+	}
 	warnOfPassword(opts.term, opts.Store)
 	if opts.Dev {
 		clients, err := clientOptions(opts, newEnvironment(), opts.PublicURL)
@@ -100,14 +113,14 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 			return err
 		}
 		srv, err := startDevServer(ctx, devOptions{
-			Addr: opts.Addr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL, Log: opts.term.err, Logger: logger,
-			Clients: clients, Proxies: opts.Proxies,
+			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
+			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
 		}
 		_, _ = fmt.Fprintf(opts.term.err, "development: a stand-in for Clerk runs on %s; sign in as %s or %s\n", srv.clerkURL, demoAdmin, demoMember)
-		announce(opts.term, srv.srv)
+		announce(opts.term, srv.srv, srv.internal)
 		return srv.wait()
 	}
 	listeners, err := listen(ctx, opts.Addr)
@@ -134,13 +147,21 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err := addTools(srv, env, false); err != nil {
 		return err
 	}
-	announce(opts.term, srv)
+	internal, err := startInternal(ctx, opts.InternalAddr, srv, options.Store, logger)
+	if err != nil {
+		return err
+	}
+	defer internal.stop()
+	announce(opts.term, srv, internal)
 	return srv.Serve(ctx, listeners...)
 }
 
 // announce says where the server is, last that it listens: whoever started it
 // may wait for that line.
-func announce(term terminal, srv *server.Server) {
+func announce(term terminal, srv *server.Server, internal *internalListener) {
+	if internal != nil {
+		_, _ = fmt.Fprintf(term.err, "internal listener on %s\n", internal.url)
+	}
 	_, _ = fmt.Fprintf(term.err, "connect a client: mcp-clerk connect %s\nlistening on %s\n", srv.URL(), srv.PublicURL())
 }
 
@@ -175,11 +196,12 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		publicURL = server.LocalURL(listeners)
 	}
 	o := server.Options{
-		Name:      "mcp-clerk",
-		Title:     "mcp-clerk",
-		Version:   currentVersion(),
-		PublicURL: publicURL,
-		Keys:      secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
+		Name:       "mcp-clerk",
+		Title:      "mcp-clerk",
+		Version:    currentVersion(),
+		PublicURL:  publicURL,
+		DrainDelay: opts.DrainDelay,
+		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),
 			ClientSecret:   secretOf("CLERK_CLIENT_SECRET"),
@@ -189,12 +211,19 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			APIURL:         env.get("CLERK_API_URL"),
 		},
 	}
+	opts.Lives.apply(&o)
 	o.TrustedProxies = opts.Proxies
 	var err error
 	if o.Clients, err = clientOptions(opts, env, publicURL); err != nil {
 		faults = append(faults, err)
 	}
-	if o.Store, err = storeURL(opts, env, "server"); err != nil {
+	if o.Store, err = storeURL(opts.Store, env); err == nil && o.Store == "" {
+		var dir string
+		if dir, err = dataDir(opts.DataDir, serverDir); err == nil {
+			o.Store = secret.String(boltURL(dir))
+		}
+	}
+	if err != nil {
 		faults = append(faults, err)
 	}
 	if err := o.Validate(); err != nil {
@@ -228,20 +257,13 @@ func clientOptions(opts serveOptions, env *environment, publicURL string) (o ser
 	return o, errors.Join(faults...)
 }
 
-// storeURL is the --store flag, the environment's, or the embedded store in the
-// data directory.
-func storeURL(opts serveOptions, env *environment, name string) (secret.String, error) {
-	if opts.Store != "" {
-		return secret.String(opts.Store), nil
+// storeURL is the --store flag or the environment's. "" means the embedded
+// store in the data directory.
+func storeURL(storeFlag string, env *environment) (secret.String, error) {
+	if storeFlag != "" {
+		return secret.String(storeFlag), nil
 	}
-	if url, err := env.secret("MCP_CLERK_STORE"); err != nil || url != "" {
-		return url, err
-	}
-	dir, err := dataDir(opts.DataDir, name)
-	if err != nil {
-		return "", err
-	}
-	return secret.String(boltURL(dir)), nil
+	return env.secret("MCP_CLERK_STORE")
 }
 
 // boltURL is the embedded store in a data directory.
@@ -258,14 +280,29 @@ func warnOfPassword(term terminal, storeFlag string) {
 	}
 }
 
+// Names of the data directories under the user's state directory.
+const (
+	serverDir = "server"
+	devDir    = "dev"
+)
+
+// dataDirPath is the data directory, which may not exist.
+func dataDirPath(given, name string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	base, err := credstore.DefaultDir()
+	if err != nil {
+		return "", withHint(err, "name a directory with --data-dir")
+	}
+	return filepath.Join(base, name), nil
+}
+
+// dataDir is the data directory, made where it does not exist.
 func dataDir(given, name string) (string, error) {
-	dir := given
-	if dir == "" {
-		base, err := credstore.DefaultDir()
-		if err != nil {
-			return "", withHint(err, "name a directory with --data-dir")
-		}
-		dir = filepath.Join(base, name)
+	dir, err := dataDirPath(given, name)
+	if err != nil {
+		return "", err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", withHint(fmt.Errorf("make data directory: %w", err), "name a writable directory with --data-dir")

@@ -44,6 +44,10 @@ type grant struct {
 	Refreshable bool         `json:"refreshable,omitempty"`
 	Refresh     refreshChain `json:"refresh,omitzero"`
 	Revoked     string       `json:"revoked,omitempty"` // why
+	// Ends is the record's expiry on the clock of the instance that wrote it.
+	// What the store says of it on the reader's clock tells how far the two are
+	// apart; see rebase.
+	Ends int64 `json:"ends,omitempty"`
 
 	changed bool
 }
@@ -94,6 +98,35 @@ func (g *grant) expires(l lives) time.Time {
 		return time.UnixMilli(g.Used).Add(l.access)
 	}
 	return g.refreshEnd(l)
+}
+
+// clockSlack is the difference between two clocks that is none: what a round
+// trip to the store adds must not move the times of a grant at every change.
+const clockSlack = 5 * time.Second
+
+// rebase tells the times of the grant on this instance's clock, on which the
+// store says that its record expires at ends. Clocks of instances may be minutes
+// apart: a code lives for one.
+func (g *grant) rebase(ends time.Time) {
+	shift := ends.Sub(time.UnixMilli(g.Ends))
+	if g.Ends == 0 || ends.IsZero() || shift.Abs() < clockSlack {
+		return
+	}
+	ms := shift.Milliseconds()
+	g.Created, g.Used, g.Code.Expires = g.Created+ms, g.Used+ms, g.Code.Expires+ms
+	for i := range g.Refresh.Links {
+		g.Refresh.Links[i].At += ms
+	}
+}
+
+// encode returns the record of the grant, and when it expires.
+func (g *grant) encode(l lives) (value []byte, expires time.Time, err error) {
+	expires = g.expires(l)
+	g.Ends = store.Millis(expires)
+	if value, err = json.Marshal(g); err != nil {
+		return nil, time.Time{}, fmt.Errorf("encode grant record: %w", err)
+	}
+	return value, expires, nil
 }
 
 // refreshEnd is when the last refresh token expires.
@@ -283,13 +316,13 @@ func (s *Server) transition(ctx context.Context, name grantName, f func(*grant) 
 		if err := json.Unmarshal(old.Value, g); err != nil {
 			return nil, time.Time{}, fmt.Errorf("decode grant record: %w", err)
 		}
+		g.rebase(old.Expires)
 		changed = nil
 		if verdict = f(g); !g.changed {
 			return nil, time.Time{}, errUnchanged
 		}
 		changed = g
-		value, err := json.Marshal(g)
-		return value, g.expires(s.lives()), err
+		return g.encode(s.lives())
 	})
 	switch {
 	case errors.Is(err, errUnchanged):
@@ -301,6 +334,7 @@ func (s *Server) transition(ctx context.Context, name grantName, f func(*grant) 
 	}
 	if changed.Revoked != "" {
 		s.announce(ctx, name)
+		s.forgetConsent(ctx, name.subject(), changed.ClientID)
 		s.audit(ctx, Event{Name: "grant.revoked", ClientID: changed.ClientID, Subject: name.subject(), Grant: name.id(), Reason: changed.Revoked})
 	}
 	return verdict
@@ -322,11 +356,11 @@ func (s *Server) createGrant(ctx context.Context, subject string, g *grant) (nam
 	name = newGrantName(subject, b64.EncodeToString(randomBytes(16)))
 	g.Created, g.Used = now.UnixMilli(), now.UnixMilli()
 	g.Code.Hash, g.Code.Expires = hash(secret), now.Add(codeTTL).UnixMilli()
-	value, err := json.Marshal(g)
+	value, expires, err := g.encode(s.lives())
 	if err != nil {
-		return "", "", fmt.Errorf("encode grant: %w", err)
+		return "", "", err
 	}
-	if err := s.store.Create(ctx, store.Record{Key: name.key(), Value: value, Expires: g.expires(s.lives())}); err != nil {
+	if err := s.store.Create(ctx, store.Record{Key: name.key(), Value: value, Expires: expires}); err != nil {
 		return "", "", storeError("create grant", err)
 	}
 	return name, s.keys.sealHandle(prefixCode, handle{grant: name, secret: secret}), nil

@@ -43,6 +43,25 @@ func TestRegistrationFloodIsStopped(t *testing.T) {
 	}
 }
 
+// Registrations that leave no record cost work all the same: those that are
+// refused, and those of a client that is known already.
+func TestRegistrationsWithoutARecordAreLimitedToo(t *testing.T) {
+	for _, body := range []string{
+		`{"redirect_uris":["javascript:alert(1)"]}`,
+		`{"client_name":"Hosted","redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"none"}`,
+	} {
+		e := newEnv(t)
+		e.addr = "198.51.100.7:1"
+		var last answer
+		for i := 0; i < 200 && last.status != http.StatusTooManyRequests; i++ {
+			last = e.registerRaw(body)
+		}
+		if last.status != http.StatusTooManyRequests || last.header.Get("Retry-After") == "" {
+			t.Errorf("200 at once of %s: %d %v", body, last.status, last.header)
+		}
+	}
+}
+
 // Hosted clients register the same body for every user, from few addresses.
 func TestIdenticalRegistrationsAreNotCountedAsNew(t *testing.T) {
 	e := newEnv(t)

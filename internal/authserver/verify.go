@@ -92,7 +92,7 @@ type grantEntry struct {
 	state   grantState
 	known   bool      // state has been read
 	at      time.Time // when the read of state began
-	retry   time.Time // no read before
+	failed  time.Time // when the last read failed
 	err     error     // of the last read, if it failed
 	loading chan struct{}
 }
@@ -114,7 +114,7 @@ func (c *grantCache) get(ctx context.Context, name grantName, atLeast uint64) (g
 			c.mu.Unlock()
 			return state, nil
 		}
-		if e.err != nil && now.Before(e.retry) {
+		if e.err != nil && fresh(now, e.failed, grantRetry) {
 			state, known, at, err := e.state, e.known, e.at, e.err
 			c.mu.Unlock()
 			if known && fresh(now, at, grantStale) {
@@ -142,7 +142,7 @@ func (c *grantCache) get(ctx context.Context, name grantName, atLeast uint64) (g
 		if err == nil {
 			e.state, e.known, e.at = state, true, now
 		} else {
-			e.retry = c.now().Add(grantRetry)
+			e.failed = c.now()
 		}
 		stale, ok := e.state, e.known && fresh(c.now(), e.at, grantStale)
 		c.mu.Unlock()

@@ -2,7 +2,8 @@
 // http.Handler with Clerk's OpenID Connect endpoints, a sign-in page, and the
 // part of Clerk's Backend API that reads users. It serves `serve --dev`, where
 // nobody has an account yet, and the tests, which steer it while it runs: roles
-// change, users are banned, the service is slow or down.
+// change, users are banned, the service is slow or down. Person is the one who
+// signs in where there is no browser.
 //
 // It imports identity and secret at most. Its one invariant: whatever it
 // answers has the shape that Clerk's own endpoints have, so that the code which

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // ErrBusy reports a backup or compaction that another one stands in the way of.
@@ -28,22 +31,77 @@ func (s *Bolt) Backup(ctx context.Context, w io.Writer) (n int64, err error) {
 		return 0, ErrBusy
 	}
 	defer s.copying.Unlock()
+	s.writing.Lock()
+	writing := true
+	defer func() {
+		if writing {
+			s.writing.Unlock()
+		}
+	}()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.usable(); err != nil {
 		return 0, err
 	}
-	err = s.db.guard(func() error {
-		return s.db.View(func(tx *bbolt.Tx) error {
-			var err error
-			n, err = tx.WriteTo(&interruptible{w, ctx, s.stop})
-			return err
+	// The copy is of the settled store, which needs no log.
+	if err = s.settle(); err == nil {
+		err = s.db.guard(func() error {
+			return s.db.View(func(tx *bbolt.Tx) error {
+				// Where it fails now the next commit tries again.
+				_ = s.beginLog()
+				s.writing.Unlock()
+				writing = false
+				var err error
+				n, err = tx.WriteTo(&interruptible{w, ctx, s.stop})
+				return err
+			})
 		})
-	})
+	}
 	if err != nil {
 		return n, fmt.Errorf("back up store file %q: %w", s.path, err)
 	}
 	return n, nil
+}
+
+// CheckBackup reads all of a file that Backup wrote, without changing it, and
+// returns how many records it has, expired ones included. What makes it no whole
+// store is an *OpenError.
+func CheckBackup(path string) (records int, err error) {
+	if err := checkPath(path); err != nil {
+		return 0, err
+	}
+	d, err := mapFile(path, bbolt.Options{ReadOnly: true})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return 0, accessError(path, err)
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return 0, heldError(path)
+	case err != nil:
+		return 0, err
+	}
+	defer func() { _ = d.guard(d.DB.Close) }()
+	if err := d.check(slog.New(slog.DiscardHandler)); err != nil {
+		return 0, err
+	}
+	switch begins, err := d.logBegins(); {
+	case err != nil:
+		return 0, err
+	case begins != nil:
+		return 0, &OpenError{Path: path, Problem: "is the file of a store in use, which is not all of it", Fix: "use mcp-clerk backup to copy a store"}
+	}
+	err = d.guard(func() error {
+		return d.View(func(tx *bbolt.Tx) error {
+			return tx.Bucket(recordsBucket).ForEach(func(k, v []byte) error {
+				records++
+				_, err := decodeRecord(string(k), v)
+				return err
+			})
+		})
+	})
+	if err != nil {
+		return 0, openProblem(path, err)
+	}
+	return records, nil
 }
 
 // interruptible fails once its context ends or the store is being closed.
@@ -80,6 +138,7 @@ func (s *Bolt) Compact(ctx context.Context) (before, after int64, err error) {
 
 	temp, before, after, err := s.compactCopy(ctx)
 	if err == nil {
+		// What is in the file now begins its log with the next commit.
 		err = s.swap(temp)
 	}
 	if err != nil {
@@ -91,11 +150,14 @@ func (s *Bolt) Compact(ctx context.Context) (before, after int64, err error) {
 	return before, after, nil
 }
 
-// compactCopy writes a compact copy beside the file.
+// compactCopy settles the store and writes a compact copy beside the file.
 func (s *Bolt) compactCopy(ctx context.Context) (temp string, before, after int64, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.usable(); err != nil {
+		return "", 0, 0, err
+	}
+	if err := s.settle(); err != nil {
 		return "", 0, 0, err
 	}
 	info, err := s.db.file.Stat()

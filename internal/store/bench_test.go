@@ -5,58 +5,60 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
+	"github.com/mcp-clerk/mcp-clerk/internal/store/storetest"
 )
 
-// recordSize is about that of a grant.
-const recordSize = 600
-
 // BenchmarkCommits measures durable updates with so many callers at once, each
-// to records of its own, of 10,000.
+// to records of its own, of 10,000, in turn with as many writes of a record to
+// a file of its own, each with a sync: "syncs" is how many of those one commit
+// costs.
 func BenchmarkCommits(b *testing.B) {
 	for _, callers := range []int{1, 8, 32, 128} {
-		b.Run(fmt.Sprintf("%d in flight", callers), func(b *testing.B) {
+		b.Run(fmt.Sprint(callers), func(b *testing.B) {
 			s := openBolt(b, filepath.Join(b.TempDir(), "store.db"), store.Options{})
 			fill(b, s, 10_000)
-			inFlight(b, callers, func(i int) error {
+			var mu sync.Mutex
+			sync := diskSync(b)
+			b.ResetTimer()
+			storetest.Compare(b, "syncs", callers, func(i int) error {
 				_, err := s.Update(b.Context(), key(i*7919%10_000), rewrite)
 				return err
+			}, func(int) error {
+				mu.Lock()
+				defer mu.Unlock()
+				return sync()
 			})
 		})
 	}
 }
 
-// BenchmarkDiskSync is what the disk takes for the same durable write without
-// a store: a page written to a file of its own, and fsync.
-func BenchmarkDiskSync(b *testing.B) {
-	page := make([]byte, 4096)
-	for _, kind := range []string{"append", "overwrite"} {
-		b.Run(kind, func(b *testing.B) {
-			f, err := os.Create(filepath.Join(b.TempDir(), "file"))
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer f.Close()
-			if _, err := f.Write(make([]byte, 4096*64)); err != nil {
-				b.Fatal(err)
-			}
-			for i := 0; b.Loop(); i++ {
-				at := int64(i % 64)
-				if kind == "append" {
-					at = int64(64 + i)
-				}
-				if _, err := f.WriteAt(page, at*4096); err != nil {
-					b.Fatal(err)
-				}
-				if err := f.Sync(); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
+// diskSync returns what makes one record durable without a store: a write to a
+// file that has its size already, and fsync.
+func diskSync(b *testing.B) func() error {
+	b.Helper()
+	f, err := os.Create(filepath.Join(b.TempDir(), "file"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = f.Close() })
+	const size = 1 << 20
+	if _, err := f.Write(make([]byte, size)); err != nil {
+		b.Fatal(err)
+	}
+	record := make([]byte, storetest.RecordSize)
+	at := int64(0)
+	return func() error {
+		if _, err := f.WriteAt(record, at); err != nil {
+			return err
+		}
+		if at += storetest.RecordSize; at > size-storetest.RecordSize {
+			at = 0
+		}
+		return f.Sync()
 	}
 }
 
@@ -83,31 +85,11 @@ func fill(b *testing.B, s store.Store, n int) {
 	for w := range 64 {
 		wg.Go(func() {
 			for i := w; i < n; i += 64 {
-				if err := s.Create(b.Context(), store.Record{Key: key(i), Value: make([]byte, recordSize)}); err != nil {
+				if err := s.Create(b.Context(), store.Record{Key: key(i), Value: make([]byte, storetest.RecordSize)}); err != nil {
 					b.Error(err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-}
-
-// inFlight runs f with so many callers until the benchmark has its count.
-func inFlight(b *testing.B, callers int, f func(i int) error) {
-	b.Helper()
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	b.ResetTimer()
-	for range callers {
-		wg.Go(func() {
-			for i := next.Add(1); i <= int64(b.N); i = next.Add(1) {
-				if err := f(int(i)); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
 }

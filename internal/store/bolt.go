@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -22,11 +23,15 @@ var (
 )
 
 // formatVersion is that of the file: which buckets it has and what they mean.
-const formatVersion = "1"
+// Version 1 knew no log; it becomes version 2 when it is opened.
+const (
+	formatVersion = "2"
+	formatBefore  = "1"
+)
 
-// Bolt is the embedded store: one file, one process. A write is committed and
-// synced to the disk before its caller hears of it; writes that arrive while
-// another is being synced share the next commit.
+// Bolt is the embedded store: one file and its log, one process. A write is in
+// the log and synced to the disk before its caller hears of it; writes that
+// arrive while another is being synced share the next commit.
 type Bolt struct {
 	path    string
 	options Options
@@ -39,9 +44,13 @@ type Bolt struct {
 	mu sync.RWMutex
 	db *database
 
-	// writing is held by a commit, and by a compaction while it copies; copying
-	// by a backup or compaction.
-	writing, copying sync.Mutex
+	// writing is held by a commit, by a backup while it begins, and by a
+	// compaction. It comes before mu and guards wal.
+	writing token
+	wal     wal
+	layers  layers
+
+	copying sync.Mutex // held by a backup or compaction
 
 	// failed is set once the file can't be trusted any more in this process.
 	failed atomic.Pointer[error]
@@ -51,12 +60,29 @@ type Bolt struct {
 	sending  sync.RWMutex
 	closed   bool
 	requests chan *request
+	alone    atomic.Bool // the last commit had one write
 
 	stop    chan struct{} // ends the sweeper
 	running sync.WaitGroup
 }
 
 var _ Store = (*Bolt)(nil)
+
+// token is a mutex that may be held while a caller's function runs. Waiting for
+// it is waiting for a channel, which testing/synctest takes for idleness.
+type token chan struct{}
+
+func (t token) Lock()   { t <- struct{}{} }
+func (t token) Unlock() { <-t }
+
+func (t token) TryLock() bool {
+	select {
+	case t <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
 
 // OpenBolt opens the embedded store in the file path, and makes it, in a
 // directory that exists or is one level below one that does. It waits up to a
@@ -76,6 +102,11 @@ func OpenBolt(ctx context.Context, path string, o Options) (*Bolt, error) {
 		db:       db,
 		requests: make(chan *request, 4*maxBatch),
 		stop:     make(chan struct{}),
+		writing:  make(token, 1),
+		wal:      wal{keep: logKeep, sync: syncData},
+	}
+	if err := s.beginLog(); err != nil {
+		return nil, errors.Join(accessError(path, err), s.endLog(true), db.close())
 	}
 	s.running.Go(s.commitLoop)
 	if o.SweepEvery > 0 {
@@ -89,8 +120,7 @@ func (s *Bolt) Get(ctx context.Context, key string) (r Record, err error) {
 	if err := firstError(ctx.Err(), CheckKey(key)); err != nil {
 		return Record{}, err
 	}
-	err = s.view(func(records *bbolt.Bucket) error {
-		b := records.Get([]byte(key))
+	decode := func(b []byte) error {
 		if b == nil {
 			return ErrNotFound
 		}
@@ -101,6 +131,12 @@ func (s *Bolt) Get(ctx context.Context, key string) (r Record, err error) {
 			return ErrNotFound
 		}
 		return nil
+	}
+	err = s.view(func() error {
+		if b, ok := s.layers.get(key); ok {
+			return decode(b)
+		}
+		return s.readFile(func(records *bbolt.Bucket) error { return decode(records.Get([]byte(key))) })
 	})
 	if err != nil {
 		return Record{}, err
@@ -114,28 +150,50 @@ func (s *Bolt) List(ctx context.Context, prefix, after string, limit int) ([]Rec
 		return nil, err
 	}
 	var found []Record
-	err := s.view(func(records *bbolt.Bucket) error {
-		now := s.now()
-		c := records.Cursor()
-		for k, v := c.Seek([]byte(max(prefix, after))); k != nil && len(found) < limit; k, v = c.Next() {
-			if !bytes.HasPrefix(k, []byte(prefix)) {
-				return nil
-			}
-			key := string(k)
-			ms, err := recordExpiry(key, v)
-			if err != nil {
-				return err
-			}
-			if key == after || expired(ms, now) {
-				continue
-			}
-			r, err := decodeRecord(key, v)
-			if err != nil {
-				return err
-			}
+	now := s.now()
+	add := func(key string, b []byte) error {
+		ms, err := recordExpiry(key, b)
+		if err != nil || expired(ms, now) {
+			return err
+		}
+		r, err := decodeRecord(key, b)
+		if err == nil {
 			found = append(found, r)
 		}
-		return nil
+		return err
+	}
+	err := s.view(func() error {
+		newer := s.layers.list(prefix, after)
+		return s.readFile(func(records *bbolt.Bucket) error {
+			c := records.Cursor()
+			k, v := c.Seek([]byte(max(prefix, after)))
+			if string(k) == after {
+				k, v = c.Next()
+			}
+			for len(found) < limit {
+				inFile := k != nil && bytes.HasPrefix(k, []byte(prefix))
+				var err error
+				switch {
+				case !inFile && len(newer) == 0:
+					return nil
+				case !inFile || len(newer) > 0 && newer[0].key <= string(k):
+					if newer[0].encoded != nil {
+						err = add(newer[0].key, newer[0].encoded)
+					}
+					if inFile && newer[0].key == string(k) {
+						k, v = c.Next()
+					}
+					newer = newer[1:]
+				default:
+					err = add(string(k), v)
+					k, v = c.Next()
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -143,13 +201,19 @@ func (s *Bolt) List(ctx context.Context, prefix, after string, limit int) ([]Rec
 	return found, nil
 }
 
-// view runs f on the last committed state.
-func (s *Bolt) view(f func(records *bbolt.Bucket) error) error {
+// view runs f while the store can be read.
+func (s *Bolt) view(f func() error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if err := s.usable(); err != nil {
 		return err
 	}
+	return f()
+}
+
+// readFile runs f on the store file, which may lack what the layers have. mu is
+// held.
+func (s *Bolt) readFile(f func(records *bbolt.Bucket) error) error {
 	began := false
 	err := s.db.guard(func() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
@@ -208,7 +272,9 @@ func (s *Bolt) Subscribe(topic string, f func(message []byte)) (cancel func(), e
 	return s.broker.Subscribe(topic, f)
 }
 
-// Close implements Store: writes that were begun are committed first.
+// Close implements Store: writes that were begun are committed first. It leaves
+// the store file alone, without a log; where that fails the log stays, and the
+// next OpenBolt reads it.
 func (s *Bolt) Close() error {
 	s.sending.Lock()
 	if s.closed {
@@ -223,14 +289,23 @@ func (s *Bolt) Close() error {
 	s.broker.Close()
 	s.running.Wait()
 
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	db := s.db
-	s.db = nil
-	if db == nil {
+	if s.db == nil {
 		return nil
 	}
-	if err := db.close(); err != nil {
+	err := s.usable()
+	if err == nil {
+		err = s.settle()
+	}
+	if err == nil {
+		err = s.writeBoth(nil)
+	}
+	err = errors.Join(err, s.endLog(err == nil), s.db.close())
+	s.db = nil
+	if err != nil {
 		return fmt.Errorf("close store file %q: %w", s.path, err)
 	}
 	return nil
@@ -250,7 +325,11 @@ type database struct {
 func (d *database) guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if p := recover(); p != nil {
+		switch p := recover().(type) {
+		case nil:
+		case runtime.Error: // its text is about bbolt's code
+			err = fmt.Errorf("%w: its pages contradict each other, or are missing", errDamaged)
+		default:
 			err = fmt.Errorf("%w: %v", errDamaged, p)
 		}
 	}()

@@ -149,7 +149,7 @@ func TestBoltOtherFiles(t *testing.T) {
 	if db, err = bbolt.Open(newer, 0o600, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("2")) }); err != nil {
+	if err := db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte("3")) }); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
@@ -161,7 +161,7 @@ func TestBoltOtherFiles(t *testing.T) {
 	}
 	for name, test := range map[string]struct{ path, problem, fix string }{
 		"another program's database": {other, "no store of this program", "another file"},
-		"a newer format":             {newer, `format "2"`, "newer version"},
+		"a newer format":             {newer, `format "3"`, "newer version"},
 		"a directory":                {dir, "is a directory", "store.db"},
 		"no name":                    {"", "has no name", "bolt:/"},
 		"no directory":               {filepath.Join(dir, "a", "b", "store.db"), "doesn't exist", "mkdir -p"},

@@ -65,9 +65,8 @@ func Open(ctx context.Context, url string, o Options) (Store, error) {
 	if err := CheckURL(url); err != nil {
 		return nil, err
 	}
-	scheme, rest, _ := strings.Cut(url, ":")
-	if scheme == boltScheme {
-		s, err := OpenBolt(ctx, boltPath(rest), o)
+	if path, ok := BoltPath(url); ok {
+		s, err := OpenBolt(ctx, path, o)
 		if err != nil {
 			return nil, err // not s: a nil pointer in an interface is not nil
 		}
@@ -79,11 +78,13 @@ func Open(ctx context.Context, url string, o Options) (Store, error) {
 	return NewMemory(o), nil
 }
 
-// boltPath takes the path from what follows "bolt:". The URL form
-// bolt:///var/lib/x means what bolt:/var/lib/x means.
-func boltPath(rest string) string {
+// BoltPath returns the path of the file that a URL of the embedded store names;
+// ok is false for a URL of another store. The form bolt:///var/lib/x means what
+// bolt:/var/lib/x means.
+func BoltPath(url string) (path string, ok bool) {
+	rest, ok := strings.CutPrefix(url, boltScheme+":")
 	if strings.HasPrefix(rest, "///") {
-		return rest[2:]
+		rest = rest[2:]
 	}
-	return rest
+	return rest, ok
 }

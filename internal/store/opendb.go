@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,9 @@ func openDatabase(ctx context.Context, path string, o Options) (*database, error
 		db, err := openExisting(path, o)
 		switch {
 		case err == nil:
+			if err := recoverLog(db, o.Logger); err != nil {
+				return nil, errors.Join(err, db.guard(db.DB.Close))
+			}
 			removeLeftovers(path)
 			if err := writeHolder(path, time.Now()); err != nil {
 				o.Logger.Warn("who holds the store file can't be written beside it", "path", path, "error", err)
@@ -121,20 +125,35 @@ func checkPath(path string) error {
 // openExisting locks, maps and checks the file. Its errors are *OpenErrors but
 // for fs.ErrNotExist and bbolt's ErrTimeout.
 func openExisting(path string, o Options) (*database, error) {
+	d, err := mapFile(path, bbolt.Options{InitialMmapSize: mapSize()})
+	if err != nil {
+		return nil, err
+	}
+	d.AllocSize = growStep
+	if err := d.check(o.Logger); err != nil {
+		_ = d.guard(d.DB.Close)
+		return nil, err
+	}
+	if info, err := d.file.Stat(); err == nil && info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
+		err := d.file.Chmod(0o600)
+		o.Logger.Warn("the store file was open to other users", "path", path, "mode", info.Mode().Perm(), "error", err)
+	}
+	return d, nil
+}
+
+// mapFile locks and maps the file. Its errors are as openExisting's.
+func mapFile(path string, options bbolt.Options) (*database, error) {
 	d := &database{path: path}
-	options := &bbolt.Options{
-		Timeout:         time.Nanosecond, // one try
-		FreelistType:    bbolt.FreelistMapType,
-		InitialMmapSize: mapSize(),
-		NoStatistics:    true,
-		OpenFile: func(name string, flag int, mode fs.FileMode) (*os.File, error) {
-			f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
-			d.file = f
-			return f, err
-		},
+	options.Timeout = time.Nanosecond // one try
+	options.FreelistType = bbolt.FreelistMapType
+	options.NoStatistics = true
+	options.OpenFile = func(name string, flag int, mode fs.FileMode) (*os.File, error) {
+		f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
+		d.file = f
+		return f, err
 	}
 	open := func() (err error) {
-		d.DB, err = bbolt.Open(path, 0o600, options)
+		d.DB, err = bbolt.Open(path, 0o600, &options)
 		return err
 	}
 	err := d.guard(open)
@@ -148,15 +167,6 @@ func openExisting(path string, o Options) (*database, error) {
 			_ = d.file.Close()
 		}
 		return nil, openProblem(path, err)
-	}
-	d.AllocSize = growStep
-	if err := d.check(o.Logger); err != nil {
-		_ = d.guard(d.DB.Close)
-		return nil, err
-	}
-	if info, err := d.file.Stat(); err == nil && info.Mode().Perm()&0o077 != 0 && runtime.GOOS != "windows" {
-		err := d.file.Chmod(0o600)
-		o.Logger.Warn("the store file was open to other users", "path", path, "mode", info.Mode().Perm(), "error", err)
 	}
 	return d, nil
 }
@@ -180,11 +190,55 @@ func (d *database) check(log *slog.Logger) error {
 		return openProblem(d.path, err)
 	case version == "":
 		return &OpenError{Path: d.path, Problem: "is a bbolt database but no store of this program", Fix: "name another file"}
-	case version != formatVersion:
+	case version != formatVersion && version != formatBefore:
 		return &OpenError{Path: d.path, Problem: fmt.Sprintf("has the format %q, which this version doesn't know", version),
 			Fix: "start the newer version that wrote it"}
 	}
 	return nil
+}
+
+// recoverLog writes into the file what a process that didn't close it has left in
+// the log.
+func recoverLog(d *database, logger *slog.Logger) error {
+	begins, err := d.logBegins()
+	if err != nil || begins == nil {
+		return err
+	}
+	from, err := decodePosition(begins)
+	if err != nil {
+		return openProblem(d.path, err)
+	}
+	changes, err := readLog(d.path, from)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &OpenError{Path: d.path, Problem: fmt.Sprintf("was not closed, and a part of its log is missing (%v)", err),
+			Fix: fmt.Sprintf("put %s and %s back beside it, or %s", logPath(d.path, 0), logPath(d.path, 1), restoreFix), Err: err}
+	case errors.Is(err, errDamaged):
+		return &OpenError{Path: d.path, Problem: fmt.Sprintf("was not closed, and its log is damaged (%v)", err), Fix: restoreFix, Err: err}
+	case err != nil:
+		return accessError(d.path, err)
+	}
+	if err := d.write(changes, nil); err != nil {
+		return accessError(d.path, err)
+	}
+	if len(changes) > 0 {
+		logger.Info("the store was not closed; what was in its log is in the file now", "path", d.path, "records", len(changes))
+	}
+	return nil
+}
+
+// logBegins returns where the file says that its log begins; nil: it is settled.
+func (d *database) logBegins() (begins []byte, err error) {
+	err = d.guard(func() error {
+		return d.View(func(tx *bbolt.Tx) error {
+			begins = bytes.Clone(tx.Bucket(metaBucket).Get(logKey))
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, openProblem(d.path, err)
+	}
+	return begins, nil
 }
 
 // createDatabase makes an empty store under another name first, so that under

@@ -6,6 +6,161 @@ import (
 	"sync"
 )
 
+// Database is what a backend does on the server that several instances share:
+// the operations of a Store, each one atomic there, without what is the same for
+// all of them. Keys, values and limits were checked, and the Database is not
+// closed meanwhile. None keeps or returns a slice that the other side may change.
+type Database interface {
+	// Load reads a record, or ErrNotFound.
+	Load(ctx context.Context, key string) (Versioned, error)
+	// Insert writes a record that must not exist yet, else ErrExists.
+	Insert(ctx context.Context, r Record) error
+	// Swap replaces old, if the record still is that, by next, and returns
+	// what is stored then. An expiry that next has from old is kept to the
+	// moment. swapped is false where the record has changed or gone.
+	Swap(ctx context.Context, old Versioned, next Record) (now Versioned, swapped bool, err error)
+	// Remove deletes a record and returns it, or ErrNotFound.
+	Remove(ctx context.Context, key string) (Record, error)
+	// Drop deletes a record, if there is one.
+	Drop(ctx context.Context, key string) error
+	// Page is Store.List.
+	Page(ctx context.Context, prefix, after string, limit int) ([]Record, error)
+	// Clean is Store.Sweep.
+	Clean(ctx context.Context) (int, error)
+	// Broadcast has Deliver called on every instance, this one included.
+	Broadcast(ctx context.Context, topic string, message []byte) error
+	// Shut releases what the Database holds.
+	Shut() error
+}
+
+// Shared is a Store in a Database.
+type Shared struct {
+	db      Database
+	gate    gate
+	swapper swapper
+	broker  Broker
+}
+
+var _ Store = (*Shared)(nil)
+
+// NewShared returns the Store in db.
+func NewShared(db Database) *Shared {
+	return &Shared{db: db, swapper: swapper{load: db.Load, swap: db.Swap}}
+}
+
+// enter lets an operation on a record in.
+func (s *Shared) enter(ctx context.Context, errs ...error) (leave func(), err error) {
+	if err := firstError(errs...); err != nil {
+		return nil, err
+	}
+	return s.gate.enter(ctx)
+}
+
+// Get implements Store.
+func (s *Shared) Get(ctx context.Context, key string) (Record, error) {
+	leave, err := s.enter(ctx, CheckKey(key))
+	if err != nil {
+		return Record{}, err
+	}
+	defer leave()
+	v, err := s.db.Load(ctx, key)
+	if err != nil {
+		return Record{}, err
+	}
+	s.swapper.saw(v)
+	return cloneRecord(v.Record), nil
+}
+
+// Create implements Store.
+func (s *Shared) Create(ctx context.Context, r Record) error {
+	leave, err := s.enter(ctx, CheckKey(r.Key), CheckValue(r.Key, r.Value))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return s.db.Insert(ctx, r)
+}
+
+// Update implements Store.
+func (s *Shared) Update(ctx context.Context, key string, f UpdateFunc) (Record, error) {
+	leave, err := s.enter(ctx, CheckKey(key))
+	if err != nil {
+		return Record{}, err
+	}
+	defer leave()
+	return s.swapper.update(ctx, key, f)
+}
+
+// Take implements Store.
+func (s *Shared) Take(ctx context.Context, key string) (Record, error) {
+	leave, err := s.enter(ctx, CheckKey(key))
+	if err != nil {
+		return Record{}, err
+	}
+	defer leave()
+	s.swapper.forget(key)
+	return s.db.Remove(ctx, key)
+}
+
+// Delete implements Store.
+func (s *Shared) Delete(ctx context.Context, key string) error {
+	leave, err := s.enter(ctx, CheckKey(key))
+	if err != nil {
+		return err
+	}
+	defer leave()
+	s.swapper.forget(key)
+	return s.db.Drop(ctx, key)
+}
+
+// List implements Store.
+func (s *Shared) List(ctx context.Context, prefix, after string, limit int) ([]Record, error) {
+	leave, err := s.enter(ctx, CheckLimit(limit))
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return s.db.Page(ctx, prefix, after, limit)
+}
+
+// Sweep implements Store.
+func (s *Shared) Sweep(ctx context.Context) (int, error) {
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	return s.db.Clean(ctx)
+}
+
+// Publish implements Store.
+func (s *Shared) Publish(ctx context.Context, topic string, message []byte) error {
+	leave, err := s.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return s.db.Broadcast(ctx, topic, message)
+}
+
+// Subscribe implements Store.
+func (s *Shared) Subscribe(topic string, f func(message []byte)) (cancel func(), err error) {
+	return s.broker.Subscribe(topic, f)
+}
+
+// Deliver hands a message of any instance to this one's subscribers.
+func (s *Shared) Deliver(topic string, message []byte) { s.broker.Publish(topic, message) }
+
+// Close implements Store.
+func (s *Shared) Close() error {
+	if !s.gate.close() {
+		return nil
+	}
+	err := s.db.Shut()
+	s.broker.Close()
+	return err
+}
+
 // Versioned is a record with the mark by which its backend tells whether it has
 // changed since. No two states of any record have the same mark, even if the
 // record was deleted and made anew between them.
@@ -15,24 +170,20 @@ type Versioned struct {
 }
 
 const (
-	// recentMost is how many records a Swapper remembers, and recentValue how
+	// recentMost is how many records a swapper remembers, and recentValue how
 	// large they may be.
 	recentMost  = 4096
 	recentValue = 16 << 10
 )
 
-// Swapper is Update for the backends that several instances share: it reads,
-// computes and swaps until nobody came in between. It remembers the records seen
-// lately, so that most updates cost one round trip: a swap from an outdated
-// record fails, and then a fresh one is read. Updates of one record by this
-// process queue up here rather than fail in turn.
-type Swapper struct {
-	// Load reads a record, or ErrNotFound.
-	Load func(ctx context.Context, key string) (Versioned, error)
-	// Swap replaces old, if the record still is that, by next, and returns
-	// what is stored then. An expiry that next has from old is kept to the
-	// moment. swapped is false where the record has changed or gone.
-	Swap func(ctx context.Context, old Versioned, next Record) (now Versioned, swapped bool, err error)
+// swapper is Update for a Database: it reads, computes and swaps until nobody
+// came in between. It remembers the records seen lately, so that most updates cost
+// one round trip: a swap from an outdated record fails, and then a fresh one is
+// read. Updates of one record by this process queue up here rather than fail in
+// turn.
+type swapper struct {
+	load func(ctx context.Context, key string) (Versioned, error)
+	swap func(ctx context.Context, old Versioned, next Record) (now Versioned, swapped bool, err error)
 
 	mu     sync.Mutex
 	recent map[string]Versioned
@@ -45,8 +196,8 @@ type queue struct {
 	waiting int
 }
 
-// Update implements Store.Update.
-func (s *Swapper) Update(ctx context.Context, key string, f UpdateFunc) (Record, error) {
+// update implements Store.Update.
+func (s *swapper) update(ctx context.Context, key string, f UpdateFunc) (Record, error) {
 	leave, err := s.enter(ctx, key)
 	if err != nil {
 		return Record{}, err
@@ -55,8 +206,8 @@ func (s *Swapper) Update(ctx context.Context, key string, f UpdateFunc) (Record,
 	old, remembered := s.remembered(key)
 	for {
 		if !remembered {
-			if old, err = s.Load(ctx, key); err != nil {
-				s.Forget(key)
+			if old, err = s.load(ctx, key); err != nil {
+				s.forget(key)
 				return Record{}, err
 			}
 		}
@@ -69,13 +220,13 @@ func (s *Swapper) Update(ctx context.Context, key string, f UpdateFunc) (Record,
 		}
 		if err == nil {
 			next := Record{Key: key, Value: value, Expires: expires}
-			now, swapped, err := s.Swap(ctx, old, next)
+			now, swapped, err := s.swap(ctx, old, next)
 			if err != nil {
-				s.Forget(key)
+				s.forget(key)
 				return Record{}, err
 			}
 			if swapped {
-				s.Saw(now)
+				s.saw(now)
 				return cloneRecord(now.Record), nil
 			}
 		}
@@ -87,9 +238,9 @@ func (s *Swapper) Update(ctx context.Context, key string, f UpdateFunc) (Record,
 	}
 }
 
-// Saw remembers a record as it was read or written. The value must not be
+// saw remembers a record as it was read or written. The value must not be
 // changed any more.
-func (s *Swapper) Saw(v Versioned) {
+func (s *swapper) saw(v Versioned) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(v.Value) > recentValue {
@@ -108,14 +259,14 @@ func (s *Swapper) Saw(v Versioned) {
 	s.recent[v.Key] = v
 }
 
-// Forget drops what is remembered of a record.
-func (s *Swapper) Forget(key string) {
+// forget drops what is remembered of a record.
+func (s *swapper) forget(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.recent, key)
 }
 
-func (s *Swapper) remembered(key string) (v Versioned, ok bool) {
+func (s *swapper) remembered(key string) (v Versioned, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v, ok = s.recent[key]
@@ -123,7 +274,7 @@ func (s *Swapper) remembered(key string) (v Versioned, ok bool) {
 }
 
 // enter waits for the turn to update key.
-func (s *Swapper) enter(ctx context.Context, key string) (leave func(), err error) {
+func (s *swapper) enter(ctx context.Context, key string) (leave func(), err error) {
 	s.mu.Lock()
 	q := s.queues[key]
 	if q == nil {
@@ -156,17 +307,17 @@ func (s *Swapper) enter(ctx context.Context, key string) (leave func(), err erro
 	}
 }
 
-// Gate lets operations in until it is closed, and then waits for those inside.
+// gate lets operations in until it is closed, and then waits for those inside.
 // The zero value is open.
-type Gate struct {
+type gate struct {
 	mu     sync.RWMutex
 	closed bool
 	inside sync.WaitGroup
 }
 
-// Enter lets an operation in, which calls leave when it is done, or reports
+// enter lets an operation in, which calls leave when it is done, or reports
 // ErrClosed, or the end of ctx.
-func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
+func (g *gate) enter(ctx context.Context) (leave func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -179,9 +330,9 @@ func (g *Gate) Enter(ctx context.Context) (leave func(), err error) {
 	return g.inside.Done, nil
 }
 
-// Close lets nobody in any more and waits until nobody is inside. It reports
+// close lets nobody in any more and waits until nobody is inside. It reports
 // whether it was this call that closed it.
-func (g *Gate) Close() bool {
+func (g *gate) close() bool {
 	g.mu.Lock()
 	first := !g.closed
 	g.closed = true

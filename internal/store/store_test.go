@@ -47,11 +47,19 @@ func openBolt(t testing.TB, path string, o store.Options) *store.Bolt {
 }
 
 func TestBoltConforms(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) storetest.Fixture {
-		c := newClock()
-		s := openBolt(t, filepath.Join(t.TempDir(), "store.db"), store.Options{Now: c.now})
-		return storetest.Fixture{Store: s, Now: c.now, Advance: c.advance}
-	})
+	for name, keep := range map[string]int64{
+		"records are in the log":              1 << 40,
+		"records go from the log to the file": 2 << 10,
+	} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Run(t, func(t *testing.T) storetest.Fixture {
+				c := newClock()
+				s := openBolt(t, filepath.Join(t.TempDir(), "store.db"), store.Options{Now: c.now})
+				s.KeepLog(keep)
+				return storetest.Fixture{Store: s, Now: c.now, Advance: c.advance}
+			})
+		})
+	}
 }
 
 func TestMemoryConforms(t *testing.T) {

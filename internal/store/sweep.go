@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -56,6 +57,13 @@ func (s *Bolt) Sweep(ctx context.Context) (int, error) {
 }
 
 func (s *Bolt) sweep(ctx context.Context, slack, pause time.Duration) (removed int, err error) {
+	for keys := range slices.Chunk(s.expiredInLayers(slack), sweepRemove) {
+		n, err := s.removeExpired(ctx, keys, slack)
+		removed += n
+		if err != nil {
+			return removed, err
+		}
+	}
 	for after := []byte{}; after != nil; {
 		var keys []string
 		if keys, after, err = s.sweepSlice(after, slack); err != nil {
@@ -83,29 +91,45 @@ func (s *Bolt) sweep(ctx context.Context, slack, pause time.Duration) (removed i
 	return removed, nil
 }
 
-// sweepSlice returns expired keys from after onwards, and where to go on: nil
-// at the end.
-func (s *Bolt) sweepSlice(after []byte, slack time.Duration) (keys []string, next []byte, err error) {
-	err = s.view(func(records *bbolt.Bucket) error {
-		now := s.now().Add(-slack)
-		c := records.Cursor()
-		scanned := 0
-		for k, v := c.Seek(after); k != nil; k, v = c.Next() {
-			if scanned == sweepScan || len(keys) == sweepRemove {
-				next = append([]byte{}, k...)
-				return nil
-			}
-			scanned++
-			ms, err := recordExpiry(string(k), v)
-			if err != nil {
-				s.log.Error("the sweep of the store met damage", "path", s.path, "error", err)
-				continue
-			}
-			if expired(ms, now) {
-				keys = append(keys, string(k))
-			}
+// expiredInLayers returns expired keys that the store file may not have yet.
+func (s *Bolt) expiredInLayers(slack time.Duration) (keys []string) {
+	now := s.now().Add(-slack)
+	for _, c := range s.layers.list("", "") {
+		if c.encoded == nil {
+			continue
 		}
-		return nil
+		if ms, err := recordExpiry(c.key, c.encoded); err == nil && expired(ms, now) {
+			keys = append(keys, c.key)
+		}
+	}
+	return keys
+}
+
+// sweepSlice returns expired keys of the store file from after onwards, and where
+// to go on: nil at the end.
+func (s *Bolt) sweepSlice(after []byte, slack time.Duration) (keys []string, next []byte, err error) {
+	now := s.now().Add(-slack)
+	err = s.view(func() error {
+		return s.readFile(func(records *bbolt.Bucket) error {
+			c := records.Cursor()
+			scanned := 0
+			for k, v := c.Seek(after); k != nil; k, v = c.Next() {
+				if scanned == sweepScan || len(keys) == sweepRemove {
+					next = append([]byte{}, k...)
+					return nil
+				}
+				scanned++
+				ms, err := recordExpiry(string(k), v)
+				if err != nil {
+					s.log.Error("the sweep of the store met damage", "path", s.path, "error", err)
+					continue
+				}
+				if expired(ms, now) {
+					keys = append(keys, string(k))
+				}
+			}
+			return nil
+		})
 	})
 	return keys, next, err
 }
@@ -116,7 +140,7 @@ func (s *Bolt) removeExpired(ctx context.Context, keys []string, slack time.Dura
 		removed = 0
 		now := s.now().Add(-slack)
 		for _, key := range keys {
-			b := v.records.Get([]byte(key))
+			b := v.encoded(key)
 			if b == nil {
 				continue
 			}
@@ -124,9 +148,7 @@ func (s *Bolt) removeExpired(ctx context.Context, keys []string, slack time.Dura
 			if err != nil || !expired(ms, now) {
 				continue
 			}
-			if err := v.remove(key); err != nil {
-				return Record{}, err
-			}
+			v.remove(key)
 			removed++
 		}
 		return Record{}, nil

@@ -16,20 +16,19 @@ func BenchmarkStore(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer pool.Close()
-	// The least that a durable write takes there.
-	if _, err := pool.Exec(b.Context(), "create table least (x int primary key, body bytea)"); err != nil {
+	if _, err := pool.Exec(b.Context(), "create table bare (x int primary key, body bytea)"); err != nil {
 		b.Fatal(err)
 	}
-	b.Run("least write", func(b *testing.B) {
-		body := make([]byte, 600)
-		for i := 0; b.Loop(); i++ {
-			if _, err := pool.Exec(b.Context(), "insert into least values ($1, $2) on conflict (x) do update set body = excluded.body", i%1000, body); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
-	storetest.Benchmark(b, open(b, url), func() error {
-		_, err := pool.Exec(b.Context(), "select 1")
-		return err
+	record := make([]byte, storetest.RecordSize)
+	storetest.Benchmark(b, open(b, url), storetest.Bare{
+		Read: func(i int) error {
+			var body []byte
+			return pool.QueryRow(b.Context(), "select body from bare where x = $1", i%storetest.BareRecords).Scan(&body)
+		},
+		Write: func(i int) error {
+			_, err := pool.Exec(b.Context(), "insert into bare values ($1, $2) on conflict (x) do update set body = excluded.body",
+				i%storetest.BareRecords, record)
+			return err
+		},
 	})
 }

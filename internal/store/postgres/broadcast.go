@@ -38,17 +38,12 @@ func channelOf(schema string) string {
 	return "mcp_clerk_" + strconv.FormatUint(h.Sum64(), 36)
 }
 
-// Publish implements store.Store.
-func (s *Store) Publish(ctx context.Context, topic string, message []byte) error {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
+// Broadcast implements store.Database.
+func (d *database) Broadcast(ctx context.Context, topic string, message []byte) error {
 	if len(topic)+len(message) > maxMessage {
 		return fmt.Errorf("message of %d bytes is longer than %d", len(topic)+len(message), maxMessage)
 	}
-	_, err = s.exec(ctx, "select pg_notify($1, part) from unnest($2::text[]) as part", s.channel, cut(topic, message))
+	_, err := d.exec(ctx, "select pg_notify($1, part) from unnest($2::text[]) as part", d.channel, cut(topic, message))
 	return err
 }
 
@@ -107,32 +102,21 @@ func (a *assembler) add(payload string) (topic string, message []byte, complete 
 	return string(body[size : size+int(n)]), body[size+int(n):], true, nil
 }
 
-// Subscribe implements store.Store.
-func (s *Store) Subscribe(topic string, f func(message []byte)) (cancel func(), err error) {
-	leave, err := s.gate.Enter(context.Background())
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	return s.broker.Subscribe(topic, f)
-}
-
-// listen hands what is published to this process's subscribers until ctx ends,
-// on a connection of its own, which it makes again when it is lost. What is
+// listen hands what is published to deliver until ctx ends, on a connection of its own, which it makes again when it is lost. What is
 // published meanwhile is lost.
-func (s *Store) listen(ctx context.Context, config *pgx.ConnConfig) {
+func (d *database) listen(ctx context.Context, config *pgx.ConnConfig, deliver func(topic string, message []byte)) {
 	config = config.Copy()
 	delete(config.RuntimeParams, "statement_timeout")
 	for attempt := 0; ctx.Err() == nil; attempt++ {
 		started := time.Now()
-		err := s.listenOnce(ctx, config)
+		err := d.listenOnce(ctx, config, deliver)
 		if ctx.Err() != nil {
 			return
 		}
 		if time.Since(started) > time.Minute {
 			attempt = 0
 		}
-		s.log.Warn("the subscription to the database was lost", "error", err)
+		d.log.Warn("the subscription to the database was lost", "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(min(50*time.Millisecond<<min(attempt, 6), 2*time.Second)):
@@ -140,7 +124,7 @@ func (s *Store) listen(ctx context.Context, config *pgx.ConnConfig) {
 	}
 }
 
-func (s *Store) listenOnce(ctx context.Context, config *pgx.ConnConfig) error {
+func (d *database) listenOnce(ctx context.Context, config *pgx.ConnConfig, deliver func(topic string, message []byte)) error {
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return explain(err)
@@ -150,7 +134,7 @@ func (s *Store) listenOnce(ctx context.Context, config *pgx.ConnConfig) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{s.channel}.Sanitize()); err != nil {
+	if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{d.channel}.Sanitize()); err != nil {
 		return err
 	}
 	var a assembler
@@ -174,11 +158,11 @@ func (s *Store) listenOnce(ctx context.Context, config *pgx.ConnConfig) error {
 		}
 		topic, message, complete, err := a.add(n.Payload)
 		if err != nil {
-			s.log.Warn("a notification is not one of ours", "channel", s.channel)
+			d.log.Warn("a notification is not one of ours", "channel", d.channel)
 			continue
 		}
 		if complete {
-			s.broker.Publish(topic, message)
+			deliver(topic, message)
 		}
 	}
 }

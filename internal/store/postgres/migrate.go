@@ -66,12 +66,12 @@ func migrations(dir fs.FS) ([]migration, error) {
 }
 
 // migrate brings the schema up to date.
-func (s *Store) migrate(ctx context.Context) error {
+func (d *database) migrate(ctx context.Context) error {
 	steps, err := migrations(files)
 	if err != nil {
 		return err
 	}
-	return migrateTo(ctx, s.pool, steps, func(m migration) { s.log.Info("migrated the schema of the store", "version", m.version) })
+	return migrateTo(ctx, d.pool, steps, func(m migration) { d.log.Info("migrated the schema of the store", "version", m.version) })
 }
 
 // beginner is a pool or a connection.

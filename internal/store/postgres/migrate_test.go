@@ -183,12 +183,17 @@ func TestListReadsOnlyThePrefix(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, err := s.pool.Exec(t.Context(), `insert into mcp_clerk_record
+	pool, err := pgxpool.New(t.Context(), "postgres://postgres@"+server.Addr+"/postgres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := pool.Exec(t.Context(), `insert into mcp_clerk_record
 		select convert_to('grant/user' || i || '/1', 'UTF8'), 'v', i from generate_series(1, 20000) as i; analyze mcp_clerk_record`, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}
 	for _, mode := range []string{"force_custom_plan", "force_generic_plan"} {
-		tx, err := s.pool.Begin(t.Context())
+		tx, err := pool.Begin(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

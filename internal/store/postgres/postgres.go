@@ -46,29 +46,23 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Store is a store.Store in PostgreSQL.
-type Store struct {
+// database is a store.Database in PostgreSQL.
+type database struct {
 	pool    *pgxpool.Pool
 	channel string
 	now     func() time.Time
 	log     *slog.Logger
 
-	gate    store.Gate
-	swapper store.Swapper
-	broker  store.Broker
-
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
-
-var _ store.Store = (*Store)(nil)
 
 // Open connects to the database that url names, as
 // postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS, and brings its schema
 // up to date. The parameters are those of libpq (sslmode, sslrootcert,
 // target_session_attrs, …), those of the server (search_path,
 // statement_timeout, …) and pool_max_conns (16), pool_min_conns and the like.
-func Open(ctx context.Context, url string, o Options) (*Store, error) {
+func Open(ctx context.Context, url string, o Options) (store.Store, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -80,17 +74,17 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		return nil, err
 	}
 	background, stop := context.WithCancel(context.Background())
-	s := &Store{now: o.Now, log: o.Logger, stop: stop}
-	s.swapper.Load, s.swapper.Swap = s.load, s.swap
-	if err := s.connect(ctx, config); err != nil {
+	d := &database{now: o.Now, log: o.Logger, stop: stop}
+	if err := d.connect(ctx, config); err != nil {
 		stop()
-		if s.pool != nil {
-			s.pool.Close()
+		if d.pool != nil {
+			d.pool.Close()
 		}
 		return nil, fmt.Errorf("postgres at %s: %w", where(config.ConnConfig), err)
 	}
-	s.running.Go(func() { s.listen(background, config.ConnConfig) })
-	s.running.Go(func() { s.sweepLoop(background) })
+	s := store.NewShared(d)
+	d.running.Go(func() { d.listen(background, config.ConnConfig, s.Deliver) })
+	d.running.Go(func() { d.sweepLoop(background) })
 	return s, nil
 }
 
@@ -143,15 +137,15 @@ func where(c *pgx.ConnConfig) string {
 }
 
 // connect opens the pool and readies the schema.
-func (s *Store) connect(ctx context.Context, config *pgxpool.Config) error {
+func (d *database) connect(ctx context.Context, config *pgxpool.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
 	defer cancel()
 	var err error
-	if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+	if d.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return explain(err)
 	}
 	var schema, synchronous, fsync string
-	err = s.pool.QueryRow(ctx, "select coalesce(current_schema(), ''), current_setting('synchronous_commit'), current_setting('fsync')").
+	err = d.pool.QueryRow(ctx, "select coalesce(current_schema(), ''), current_setting('synchronous_commit'), current_setting('fsync')").
 		Scan(&schema, &synchronous, &fsync)
 	if err != nil {
 		return explain(err)
@@ -160,11 +154,11 @@ func (s *Store) connect(ctx context.Context, config *pgxpool.Config) error {
 		return errors.New("the user has no schema to create tables in: create one, or name it with search_path in the URL")
 	}
 	if synchronous == "off" || fsync == "off" {
-		s.log.Warn("postgres acknowledges what isn't on its disk yet: records can be lost in a crash; set fsync and synchronous_commit on",
+		d.log.Warn("postgres acknowledges what isn't on its disk yet: records can be lost in a crash; set fsync and synchronous_commit on",
 			"fsync", fsync, "synchronous_commit", synchronous)
 	}
-	s.channel = channelOf(schema)
-	if err := s.migrate(ctx); err != nil {
+	d.channel = channelOf(schema)
+	if err := d.migrate(ctx); err != nil {
 		return explain(err)
 	}
 	return nil
@@ -206,30 +200,26 @@ func explain(err error) error {
 	return fmt.Errorf("%w: %s", err, fix)
 }
 
-// Close implements store.Store.
-func (s *Store) Close() error {
-	if !s.gate.Close() {
-		return nil
-	}
-	s.stop()
-	s.running.Wait()
-	s.broker.Close()
-	s.pool.Close()
+// Shut implements store.Database.
+func (d *database) Shut() error {
+	d.stop()
+	d.running.Wait()
+	d.pool.Close()
 	return nil
 }
 
 // sweepLoop removes expired rows. Every instance does; none waits for another.
-func (s *Store) sweepLoop(ctx context.Context) {
+func (d *database) sweepLoop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(sweepEvery/2 + rand.N(sweepEvery)): //nolint:gosec // no secret
 		}
-		if n, err := s.sweep(ctx, sweepSlack); err != nil && ctx.Err() == nil {
-			s.log.Warn("the sweep of the store failed", "error", err)
+		if n, err := d.sweep(ctx, sweepSlack); err != nil && ctx.Err() == nil {
+			d.log.Warn("the sweep of the store failed", "error", err)
 		} else if n > 0 {
-			s.log.Debug("swept the store", "removed", n)
+			d.log.Debug("swept the store", "removed", n)
 		}
 	}
 }

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func open(t testing.TB, url string) *postgres.Store {
+func open(t testing.TB, url string) store.Store {
 	t.Helper()
 	s, err := postgres.Open(t.Context(), url, postgres.Options{})
 	if err != nil {
@@ -123,7 +123,7 @@ func TestKilledServerLosesNothingAcknowledged(t *testing.T) {
 // cases/server 61: clocks 5 minutes apart between instances.
 func TestClocksOfInstancesDiffer(t *testing.T) {
 	server := storetest.StartPostgres(t)
-	storetest.Clocks(t, func(offset time.Duration) *postgres.Store {
+	storetest.Clocks(t, func(offset time.Duration) store.Store {
 		s, err := postgres.Open(t.Context(), "postgres://postgres@"+server.Addr+"/postgres",
 			postgres.Options{Now: func() time.Time { return time.Now().Add(offset) }})
 		if err != nil {
@@ -139,7 +139,7 @@ func TestInstancesSweepTogether(t *testing.T) {
 	const n = 3500
 	server := storetest.StartPostgres(t, "fsync=off")
 	url := "postgres://postgres@" + server.Addr + "/postgres"
-	stores := []*postgres.Store{open(t, url), open(t, url), open(t, url)}
+	stores := []store.Store{open(t, url), open(t, url), open(t, url)}
 	execute(t, server.Addr, fmt.Sprintf(`insert into mcp_clerk_record
 		select convert_to('signin/' || i, 'UTF8'), 'v', i, now() - interval '1 hour' from generate_series(1, %d) as i`, n))
 	if err := stores[0].Create(t.Context(), store.Record{Key: "client/1", Expires: time.Now().Add(time.Hour)}); err != nil {

@@ -47,16 +47,16 @@ const (
 func newVersion() int64 { return int64(rand.Uint64()) } //nolint:gosec // a mark, no secret
 
 // ttl is a time to live as the statements take it.
-func (s *Store) ttl(expires time.Time) *float64 {
+func (d *database) ttl(expires time.Time) *float64 {
 	if expires.IsZero() {
 		return nil
 	}
 	// Within what an interval holds, and a date after it.
-	ms := min(max(float64(expires.Sub(s.now()).Milliseconds()), -1e12), 1e13)
+	ms := min(max(float64(expires.Sub(d.now()).Milliseconds()), -1e12), 1e13)
 	return &ms
 }
 
-func (s *Store) scan(row pgx.Row) (store.Versioned, error) {
+func (d *database) scan(row pgx.Row) (store.Versioned, error) {
 	var key []byte
 	var version int64
 	var remaining *float64
@@ -69,7 +69,7 @@ func (s *Store) scan(row pgx.Row) (store.Versioned, error) {
 		v.Value = []byte{}
 	}
 	if remaining != nil {
-		v.Expires = s.now().Add(time.Duration(*remaining * float64(time.Millisecond))).Truncate(time.Millisecond).UTC()
+		v.Expires = d.now().Add(time.Duration(*remaining * float64(time.Millisecond))).Truncate(time.Millisecond).UTC()
 	}
 	return v, nil
 }
@@ -82,45 +82,18 @@ func missing(err error) error {
 	return err
 }
 
-// Get implements store.Store.
-func (s *Store) Get(ctx context.Context, key string) (store.Record, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return store.Record{}, err
-	}
-	defer leave()
-	if err := store.CheckKey(key); err != nil {
-		return store.Record{}, err
-	}
-	v, err := s.load(ctx, key)
-	if err != nil {
-		return store.Record{}, err
-	}
-	r := v.Record
-	v.Value = slices.Clone(v.Value) // the caller may change r
-	s.swapper.Saw(v)
-	return r, nil
-}
-
-func (s *Store) load(ctx context.Context, key string) (v store.Versioned, err error) {
-	err = s.read(ctx, func(ctx context.Context) error {
-		v, err = s.scan(s.pool.QueryRow(ctx, getSQL, []byte(key)))
+// Load implements store.Database.
+func (d *database) Load(ctx context.Context, key string) (v store.Versioned, err error) {
+	err = d.read(ctx, func(ctx context.Context) error {
+		v, err = d.scan(d.pool.QueryRow(ctx, getSQL, []byte(key)))
 		return err
 	})
 	return v, missing(err)
 }
 
-// Create implements store.Store.
-func (s *Store) Create(ctx context.Context, r store.Record) error {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if err := errors.Join(store.CheckKey(r.Key), store.CheckValue(r.Key, r.Value)); err != nil {
-		return err
-	}
-	n, err := s.exec(ctx, createSQL, []byte(r.Key), nonNil(r.Value), s.ttl(r.Expires), newVersion())
+// Insert implements store.Database.
+func (d *database) Insert(ctx context.Context, r store.Record) error {
+	n, err := d.exec(ctx, createSQL, []byte(r.Key), nonNil(r.Value), d.ttl(r.Expires), newVersion())
 	if err != nil {
 		return err
 	}
@@ -137,20 +110,8 @@ func nonNil(b []byte) []byte {
 	return b
 }
 
-// Update implements store.Store.
-func (s *Store) Update(ctx context.Context, key string, f store.UpdateFunc) (store.Record, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return store.Record{}, err
-	}
-	defer leave()
-	if err := store.CheckKey(key); err != nil {
-		return store.Record{}, err
-	}
-	return s.swapper.Update(ctx, key, f)
-}
-
-func (s *Store) swap(ctx context.Context, old store.Versioned, next store.Record) (store.Versioned, bool, error) {
+// Swap implements store.Database.
+func (d *database) Swap(ctx context.Context, old store.Versioned, next store.Record) (store.Versioned, bool, error) {
 	is, err := strconv.ParseInt(old.Version, 36, 64)
 	if err != nil {
 		return store.Versioned{}, false, err
@@ -161,71 +122,45 @@ func (s *Store) swap(ctx context.Context, old store.Versioned, next store.Record
 	now.Expires = store.FromMillis(store.Millis(next.Expires))
 	var n int64
 	if next.Expires.Equal(old.Expires) {
-		n, err = s.exec(ctx, swapKeepSQL, []byte(next.Key), now.Value, version, is)
+		n, err = d.exec(ctx, swapKeepSQL, []byte(next.Key), now.Value, version, is)
 	} else {
-		n, err = s.exec(ctx, swapSQL, []byte(next.Key), now.Value, s.ttl(next.Expires), version, is)
+		n, err = d.exec(ctx, swapSQL, []byte(next.Key), now.Value, d.ttl(next.Expires), version, is)
 	}
 	return now, n == 1, err
 }
 
-// Take implements store.Store.
-func (s *Store) Take(ctx context.Context, key string) (store.Record, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return store.Record{}, err
-	}
-	defer leave()
-	if err := store.CheckKey(key); err != nil {
-		return store.Record{}, err
-	}
-	s.swapper.Forget(key)
+// Remove implements store.Database.
+func (d *database) Remove(ctx context.Context, key string) (store.Record, error) {
 	var v store.Versioned
-	err = s.write(ctx, func(ctx context.Context) (err error) {
-		v, err = s.scan(s.pool.QueryRow(ctx, takeSQL, []byte(key)))
+	err := d.write(ctx, func(ctx context.Context) (err error) {
+		v, err = d.scan(d.pool.QueryRow(ctx, takeSQL, []byte(key)))
 		return err
 	})
 	return v.Record, missing(err)
 }
 
-// Delete implements store.Store.
-func (s *Store) Delete(ctx context.Context, key string) error {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if err := store.CheckKey(key); err != nil {
-		return err
-	}
-	s.swapper.Forget(key)
-	_, err = s.exec(ctx, deleteSQL, []byte(key))
+// Drop implements store.Database.
+func (d *database) Drop(ctx context.Context, key string) error {
+	_, err := d.exec(ctx, deleteSQL, []byte(key))
 	return err
 }
 
-// List implements store.Store.
-func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Record, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	if err := store.CheckLimit(limit); err != nil {
-		return nil, err
-	}
+// Page implements store.Database.
+func (d *database) Page(ctx context.Context, prefix, after string, limit int) ([]store.Record, error) {
 	sql, args := listAllSQL, []any{[]byte(prefix), []byte(after), limit}
 	if end, ok := store.PrefixEnd(prefix); ok {
 		sql, args = listSQL, append(args, []byte(end))
 	}
 	var found []store.Record
-	err = s.read(ctx, func(ctx context.Context) error {
+	err := d.read(ctx, func(ctx context.Context) error {
 		found = nil
-		rows, err := s.pool.Query(ctx, sql, args...)
+		rows, err := d.pool.Query(ctx, sql, args...)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			v, err := s.scan(rows)
+			v, err := d.scan(rows)
 			if err != nil {
 				return err
 			}
@@ -239,21 +174,14 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	return found, nil
 }
 
-// Sweep implements store.Store.
-func (s *Store) Sweep(ctx context.Context) (int, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer leave()
-	return s.sweep(ctx, 0)
-}
+// Clean implements store.Database.
+func (d *database) Clean(ctx context.Context) (int, error) { return d.sweep(ctx, 0) }
 
 // sweep removes rows that expired a while ago, some at a time, so that it locks
 // few and none for long.
-func (s *Store) sweep(ctx context.Context, slack time.Duration) (removed int, err error) {
+func (d *database) sweep(ctx context.Context, slack time.Duration) (removed int, err error) {
 	for {
-		n, err := s.exec(ctx, sweepSQL, float64(slack.Milliseconds()), sweepBatch)
+		n, err := d.exec(ctx, sweepSQL, float64(slack.Milliseconds()), sweepBatch)
 		removed += int(n)
 		if err != nil || n < sweepBatch {
 			return removed, err
@@ -268,7 +196,7 @@ const (
 )
 
 // read runs f, which changes nothing, again when the connection was lost.
-func (s *Store) read(ctx context.Context, f func(ctx context.Context) error) error {
+func (d *database) read(ctx context.Context, f func(ctx context.Context) error) error {
 	bounded, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	var err error
@@ -283,7 +211,7 @@ func (s *Store) read(ctx context.Context, f func(ctx context.Context) error) err
 
 // write runs f again only when it certainly changed nothing. Once begun it is
 // awaited though ctx ends: its outcome counts.
-func (s *Store) write(ctx context.Context, f func(ctx context.Context) error) error {
+func (d *database) write(ctx context.Context, f func(ctx context.Context) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -302,9 +230,9 @@ func (s *Store) write(ctx context.Context, f func(ctx context.Context) error) er
 	return store.WithContext(ctx, err)
 }
 
-func (s *Store) exec(ctx context.Context, sql string, args ...any) (n int64, err error) {
-	err = s.write(ctx, func(ctx context.Context) error {
-		tag, err := s.pool.Exec(ctx, sql, args...)
+func (d *database) exec(ctx context.Context, sql string, args ...any) (n int64, err error) {
+	err = d.write(ctx, func(ctx context.Context) error {
+		tag, err := d.pool.Exec(ctx, sql, args...)
 		n = tag.RowsAffected()
 		return err
 	})

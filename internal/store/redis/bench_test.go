@@ -1,7 +1,9 @@
 package redis_test
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -12,5 +14,12 @@ func BenchmarkStore(b *testing.B) {
 	server := storetest.StartRedis(b)
 	client := goredis.NewClient(&goredis.Options{Addr: server.Addr, PoolSize: 32})
 	defer client.Close()
-	storetest.Benchmark(b, open(b, "redis://"+server.Addr), func() error { return client.Ping(b.Context()).Err() })
+	name := func(i int) string { return fmt.Sprint("bare", i%storetest.BareRecords) }
+	record := make([]byte, storetest.RecordSize)
+	storetest.Benchmark(b, open(b, "redis://"+server.Addr), storetest.Bare{
+		Read: func(i int) error { return client.Get(b.Context(), name(i)).Err() },
+		Write: func(i int) error {
+			return client.Set(b.Context(), name(i), record, time.Hour).Err()
+		},
+	})
 }

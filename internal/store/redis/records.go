@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -11,32 +12,13 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
 )
 
-// Get implements store.Store.
-func (s *Store) Get(ctx context.Context, key string) (store.Record, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return store.Record{}, err
-	}
-	defer leave()
-	if err := store.CheckKey(key); err != nil {
-		return store.Record{}, err
-	}
-	v, err := s.load(ctx, key)
-	if err != nil {
-		return store.Record{}, err
-	}
-	r := v.Record
-	v.Value = slices.Clone(v.Value) // the caller may change r
-	s.swapper.Saw(v)
-	return r, nil
-}
-
-func (s *Store) load(ctx context.Context, key string) (store.Versioned, error) {
-	answer, err := s.read(ctx, getScript, s.keys(key)[:1])
+// Load implements store.Database.
+func (d *database) Load(ctx context.Context, key string) (store.Versioned, error) {
+	answer, err := d.read(ctx, getScript, d.keys(key)[:1])
 	if err != nil {
 		return store.Versioned{}, missing(err)
 	}
-	return s.record(key, answer)
+	return d.record(key, answer)
 }
 
 // missing turns the null of Redis into ErrNotFound.
@@ -47,17 +29,9 @@ func missing(err error) error {
 	return err
 }
 
-// Create implements store.Store.
-func (s *Store) Create(ctx context.Context, r store.Record) error {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if err := errors.Join(store.CheckKey(r.Key), store.CheckValue(r.Key, r.Value)); err != nil {
-		return err
-	}
-	answer, err := s.write(ctx, createScript, s.keys(r.Key), r.Key, newVersion()+string(r.Value), s.ttl(r.Expires))
+// Insert implements store.Database.
+func (d *database) Insert(ctx context.Context, r store.Record) error {
+	answer, err := d.write(ctx, createScript, d.keys(r.Key), r.Key, newVersion()+string(r.Value), d.ttl(r.Expires), score(r.Expires))
 	if err != nil {
 		return err
 	}
@@ -67,86 +41,50 @@ func (s *Store) Create(ctx context.Context, r store.Record) error {
 	return nil
 }
 
-// Update implements store.Store.
-func (s *Store) Update(ctx context.Context, key string, f store.UpdateFunc) (store.Record, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return store.Record{}, err
-	}
-	defer leave()
-	if err := store.CheckKey(key); err != nil {
-		return store.Record{}, err
-	}
-	return s.swapper.Update(ctx, key, f)
-}
-
-func (s *Store) swap(ctx context.Context, old store.Versioned, next store.Record) (store.Versioned, bool, error) {
+// Swap implements store.Database.
+func (d *database) Swap(ctx context.Context, old store.Versioned, next store.Record) (store.Versioned, bool, error) {
 	now := store.Versioned{Record: next, Version: newVersion()}
 	now.Value = slices.Clone(next.Value)
 	now.Expires = store.FromMillis(store.Millis(next.Expires))
-	ttl := ""
+	ttl, first := "", ""
 	if !next.Expires.Equal(old.Expires) {
-		ttl = s.ttl(next.Expires)
+		ttl = d.ttl(next.Expires)
+		if old.Expires.IsZero() {
+			first = score(next.Expires)
+		}
 	}
-	answer, err := s.write(ctx, swapScript, s.keys(next.Key), next.Key, old.Version, now.Version+string(next.Value), ttl)
+	answer, err := d.write(ctx, swapScript, d.keys(next.Key), next.Key, old.Version, now.Version+string(next.Value), ttl, first)
 	if err != nil {
 		return store.Versioned{}, false, err
 	}
 	return now, answer == int64(1), nil
 }
 
-// Take implements store.Store.
-func (s *Store) Take(ctx context.Context, key string) (store.Record, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return store.Record{}, err
-	}
-	defer leave()
-	if err := store.CheckKey(key); err != nil {
-		return store.Record{}, err
-	}
-	s.swapper.Forget(key)
-	answer, err := s.write(ctx, takeScript, s.keys(key), key)
+// Remove implements store.Database.
+func (d *database) Remove(ctx context.Context, key string) (store.Record, error) {
+	answer, err := d.write(ctx, takeScript, d.keys(key), key)
 	if err != nil {
 		return store.Record{}, missing(err)
 	}
-	v, err := s.record(key, answer)
+	v, err := d.record(key, answer)
 	return v.Record, err
 }
 
-// Delete implements store.Store.
-func (s *Store) Delete(ctx context.Context, key string) error {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	if err := store.CheckKey(key); err != nil {
-		return err
-	}
-	s.swapper.Forget(key)
-	_, err = s.write(ctx, deleteScript, s.keys(key), key)
+// Drop implements store.Database.
+func (d *database) Drop(ctx context.Context, key string) error {
+	_, err := d.write(ctx, deleteScript, d.keys(key), key)
 	return err
 }
 
-// List implements store.Store.
-func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]store.Record, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return nil, err
+// Page implements store.Database.
+func (d *database) Page(ctx context.Context, prefix, after string, limit int) ([]store.Record, error) {
+	page := d.pageOfAll
+	if _, whole := group(prefix); whole {
+		page = d.pageOfShard
 	}
-	defer leave()
-	if err := store.CheckLimit(limit); err != nil {
-		return nil, err
-	}
-	from := shardsOf(prefix)
 	var found []store.Record
 	for len(found) < limit {
-		keys, end, err := s.indexed(ctx, from, prefix, after, limit-len(found))
-		if err != nil {
-			return nil, err
-		}
-		records, err := s.fetch(ctx, keys)
+		keys, records, end, err := page(ctx, prefix, after, limit-len(found))
 		if err != nil {
 			return nil, err
 		}
@@ -159,32 +97,62 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]st
 	return found, nil
 }
 
-// shardsOf returns the shards that may hold keys with the prefix.
-func shardsOf(prefix string) []int {
-	if _, whole := group(prefix); whole {
-		return []int{shardOf(prefix)}
+// pageOfShard returns the next keys, at most limit of them, of a prefix that is
+// in one shard, with the records that live, and whether there are no more.
+func (d *database) pageOfShard(ctx context.Context, prefix, after string, limit int) (keys []string, records []store.Record, end bool, err error) {
+	least, most := lexRange(prefix, after)
+	shard := d.shard(shardOf(prefix))
+	answer, err := d.read(ctx, listScript, []string{shard + "i"}, least, most, limit, shard+"r:")
+	if err != nil {
+		return nil, nil, false, err
 	}
-	all := make([]int, shards)
-	for i := range all {
-		all[i] = i
+	parts, ok := answer.([]any)
+	if !ok || len(parts) != 2 {
+		return nil, nil, false, fmt.Errorf("list of %q: redis answered %T", prefix, answer)
 	}
-	return all
+	names, okNames := parts[0].([]any)
+	bodies, okBodies := parts[1].([]any)
+	if !okNames || !okBodies || len(names) != len(bodies) {
+		return nil, nil, false, fmt.Errorf("list of %q: redis answered no list", prefix)
+	}
+	for i, name := range names {
+		key, ok := name.(string)
+		if !ok {
+			return nil, nil, false, fmt.Errorf("list of %q: redis answered a key of type %T", prefix, name)
+		}
+		keys = append(keys, key)
+		if bodies[i] == int64(0) { // it has expired
+			continue
+		}
+		v, err := d.record(key, bodies[i])
+		if err != nil {
+			return nil, nil, false, err
+		}
+		records = append(records, v.Record)
+	}
+	return keys, records, len(keys) < limit, nil
+}
+
+// pageOfAll is pageOfShard for a prefix that may be in any shard.
+func (d *database) pageOfAll(ctx context.Context, prefix, after string, limit int) (keys []string, records []store.Record, end bool, err error) {
+	if keys, end, err = d.indexed(ctx, prefix, after, limit); err != nil {
+		return nil, nil, false, err
+	}
+	records, err = d.fetch(ctx, keys)
+	return keys, records, end, err
 }
 
 // indexed returns the next keys, at most limit of them and in order, that the
 // indexes hold, and whether there are no more.
-func (s *Store) indexed(ctx context.Context, from []int, prefix, after string, limit int) (keys []string, end bool, err error) {
+func (d *database) indexed(ctx context.Context, prefix, after string, limit int) (keys []string, end bool, err error) {
 	least, most := lexRange(prefix, after)
-	// From many shards a part each. What they give is all there is up to the
-	// first key behind which one of them may have more.
-	quota := limit
-	if len(from) > 1 {
-		quota = min(limit, 2*limit/len(from)+8)
-	}
-	pipe := s.client.Pipeline()
-	ranges := make([]*goredis.StringSliceCmd, len(from))
-	for i, n := range from {
-		ranges[i] = pipe.ZRangeByLex(ctx, s.shard(n)+"i", &goredis.ZRangeBy{Min: least, Max: most, Count: int64(quota)})
+	// From each shard a part. What they give is all there is up to the first
+	// key behind which one of them may have more.
+	quota := min(limit, 2*limit/shards+8)
+	pipe := d.client.Pipeline()
+	ranges := make([]*goredis.StringSliceCmd, shards)
+	for n := range shards {
+		ranges[n] = pipe.ZRangeByLex(ctx, d.shard(n)+"i", &goredis.ZRangeBy{Min: least, Max: most, Count: int64(quota)})
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, false, store.WithContext(ctx, err)
@@ -230,14 +198,14 @@ func lexRange(prefix, after string) (least, most string) {
 }
 
 // fetch returns the live ones of the records under keys.
-func (s *Store) fetch(ctx context.Context, keys []string) ([]store.Record, error) {
+func (d *database) fetch(ctx context.Context, keys []string) ([]store.Record, error) {
 	if len(keys) == 0 {
 		return nil, nil
 	}
-	pipe := s.client.Pipeline()
+	pipe := d.client.Pipeline()
 	answers := make([]*goredis.Cmd, len(keys))
 	for i, key := range keys {
-		answers[i] = getScript.Eval(ctx, pipe, s.keys(key)[:1])
+		answers[i] = getScript.Eval(ctx, pipe, d.keys(key)[:1])
 	}
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, goredis.Nil) {
 		return nil, store.WithContext(ctx, err)
@@ -251,7 +219,7 @@ func (s *Store) fetch(ctx context.Context, keys []string) ([]store.Record, error
 		if err != nil {
 			return nil, err
 		}
-		v, err := s.record(keys[i], value)
+		v, err := d.record(keys[i], value)
 		if err != nil {
 			return nil, err
 		}
@@ -260,13 +228,14 @@ func (s *Store) fetch(ctx context.Context, keys []string) ([]store.Record, error
 	return records, nil
 }
 
-// sweep removes from the indexes the keys of records that have expired.
-func (s *Store) sweep(ctx context.Context) error {
+// sweep removes from the indexes the keys of records that have expired, and moves
+// those that were given a longer life.
+func (d *database) sweep(ctx context.Context) error {
 	var errs []string
 	for n := range shards {
-		keys := []string{s.shard(n) + "i", s.shard(n) + "x"}
+		keys := []string{d.shard(n) + "i", d.shard(n) + "x"}
 		for {
-			answer, err := s.write(ctx, sweepScript, keys)
+			answer, err := d.write(ctx, sweepScript, keys, d.shard(n)+"r:")
 			if err != nil {
 				if ctx.Err() != nil {
 					return err

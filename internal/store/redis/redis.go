@@ -56,23 +56,17 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Store is a store.Store in Redis.
-type Store struct {
+// database is a store.Database in Redis.
+type database struct {
 	client   goredis.UniversalClient
 	prefix   string
 	replicas int
 	now      func() time.Time
 	log      *slog.Logger
 
-	gate    store.Gate
-	swapper store.Swapper
-	broker  store.Broker
-
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
-
-var _ store.Store = (*Store)(nil)
 
 // Open connects to the server or servers that url names:
 //
@@ -82,8 +76,10 @@ var _ store.Store = (*Store)(nil)
 //
 // valkey: and valkeys: mean the same. Further parameters are prefix (of every
 // key; "mcp-clerk"), replicas (how many replicas must have a write before it
-// counts; 0), pool_size, sentinel_username and sentinel_password.
-func Open(ctx context.Context, url string, o Options) (*Store, error) {
+// counts; 0), pool_size, sentinel_username and sentinel_password, and for TLS
+// the files ca_file (whom to trust instead of the system's authorities),
+// cert_file and key_file (what to show the server).
+func Open(ctx context.Context, url string, o Options) (store.Store, error) {
 	c, err := parseURL(url)
 	if err != nil {
 		return nil, err
@@ -95,7 +91,7 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	background, stop := context.WithCancel(context.Background())
-	s := &Store{
+	d := &database{
 		client:   c.client(),
 		prefix:   c.prefix,
 		replicas: c.replicas,
@@ -103,14 +99,14 @@ func Open(ctx context.Context, url string, o Options) (*Store, error) {
 		log:      o.Logger,
 		stop:     stop,
 	}
-	s.swapper.Load, s.swapper.Swap = s.load, s.swap
-	if err := s.greet(ctx); err != nil {
+	if err := d.greet(ctx); err != nil {
 		stop()
-		_ = s.client.Close()
+		_ = d.client.Close()
 		return nil, fmt.Errorf("redis at %s: %w", c.where(), err)
 	}
-	s.running.Go(func() { s.listen(background) })
-	s.running.Go(func() { s.sweepLoop(background) })
+	s := store.NewShared(d)
+	d.running.Go(func() { d.listen(background, s.Deliver) })
+	d.running.Go(func() { d.sweepLoop(background) })
 	return s, nil
 }
 
@@ -144,46 +140,46 @@ func (c *config) client() goredis.UniversalClient {
 }
 
 // greet checks that the server answers, writes, and knows this layout of keys.
-func (s *Store) greet(ctx context.Context) error {
+func (d *database) greet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
 	defer cancel()
-	if err := s.client.Ping(ctx).Err(); err != nil {
+	if err := d.client.Ping(ctx).Err(); err != nil {
 		return explain(err)
 	}
-	if _, ok := s.client.(*goredis.ClusterClient); !ok {
+	if _, ok := d.client.(*goredis.ClusterClient); !ok {
 		// Not every server tells.
-		if info, err := s.client.Info(ctx, "cluster").Result(); err == nil && strings.Contains(info, "cluster_enabled:1") {
+		if info, err := d.client.Info(ctx, "cluster").Result(); err == nil && strings.Contains(info, "cluster_enabled:1") {
 			return errors.New("this is a node of a Cluster: add cluster=true to the URL")
 		}
 	}
-	key := s.prefix + ":format"
-	format, err := s.client.Get(ctx, key).Result()
+	key := d.prefix + ":format"
+	format, err := d.client.Get(ctx, key).Result()
 	if errors.Is(err, goredis.Nil) {
-		if err := s.client.SetNX(ctx, key, layout, 0).Err(); err != nil {
+		if err := d.client.SetNX(ctx, key, layout, 0).Err(); err != nil {
 			return explain(err)
 		}
-		format, err = s.client.Get(ctx, key).Result()
+		format, err = d.client.Get(ctx, key).Result()
 	}
 	if err != nil {
 		return explain(err)
 	}
 	if format != layout {
-		return fmt.Errorf("the keys under %q have the layout %q, this version knows %q: start the version that wrote them, or choose another prefix", s.prefix, format, layout)
+		return fmt.Errorf("the keys under %q have the layout %q, this version knows %q: start the version that wrote them, or choose another prefix", d.prefix, format, layout)
 	}
-	s.warn(ctx)
+	d.warn(ctx)
 	return nil
 }
 
 // warn logs settings of the server that lose records. Where it doesn't tell
 // them, as with many hosted ones, there is nothing to say.
-func (s *Store) warn(ctx context.Context) {
-	info, err := s.client.Info(ctx, "persistence").Result()
+func (d *database) warn(ctx context.Context) {
+	info, err := d.client.Info(ctx, "persistence").Result()
 	if err == nil && strings.Contains(info, "aof_enabled:0") {
-		s.log.Warn("redis keeps no append-only file: what it acknowledged can be lost in a crash; set appendonly yes and appendfsync everysec or always")
+		d.log.Warn("redis keeps no append-only file: what it acknowledged can be lost in a crash; set appendonly yes and appendfsync everysec or always")
 	}
-	policy, err := s.client.ConfigGet(ctx, "maxmemory-policy").Result()
+	policy, err := d.client.ConfigGet(ctx, "maxmemory-policy").Result()
 	if p := policy["maxmemory-policy"]; err == nil && p != "" && p != "noeviction" {
-		s.log.Warn("redis may evict records when its memory is full; set maxmemory-policy noeviction", "maxmemory-policy", p)
+		d.log.Warn("redis may evict records when its memory is full; set maxmemory-policy noeviction", "maxmemory-policy", p)
 	}
 }
 
@@ -204,37 +200,27 @@ func explain(err error) error {
 	return err
 }
 
-// Close implements store.Store.
-func (s *Store) Close() error {
-	if !s.gate.Close() {
-		return nil
-	}
-	s.stop()
-	s.running.Wait()
-	s.broker.Close()
-	return s.client.Close()
+// Shut implements store.Database.
+func (d *database) Shut() error {
+	d.stop()
+	d.running.Wait()
+	return d.client.Close()
 }
 
-// Sweep implements store.Store: records expire by themselves.
-func (s *Store) Sweep(ctx context.Context) (int, error) {
-	leave, err := s.gate.Enter(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer leave()
-	return 0, s.sweep(ctx)
-}
+// Clean implements store.Database: records expire by themselves, but not what
+// the indexes have of them.
+func (d *database) Clean(ctx context.Context) (int, error) { return 0, d.sweep(ctx) }
 
 // sweepLoop removes what expired records left in the index.
-func (s *Store) sweepLoop(ctx context.Context) {
+func (d *database) sweepLoop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(sweepEvery/2 + rand.N(sweepEvery)): //nolint:gosec // jitter, no secret
 		}
-		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("the sweep of the index failed", "error", err)
+		if err := d.sweep(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn("the sweep of the index failed", "error", err)
 		}
 	}
 }

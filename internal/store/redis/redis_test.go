@@ -28,7 +28,7 @@ var prefixes atomic.Int64
 // newPrefix is an empty storage on a server that tests share.
 func newPrefix() string { return fmt.Sprint("prefix=test", prefixes.Add(1)) }
 
-func open(t testing.TB, url string) *redis.Store {
+func open(t testing.TB, url string) store.Store {
 	t.Helper()
 	s, err := redis.Open(t.Context(), url, redis.Options{})
 	if err != nil {
@@ -99,7 +99,11 @@ func TestRoundTrips(t *testing.T) {
 		return err
 	}
 	// Each script once, which the server has to be told first.
-	err := errors.Join(s.Create(ctx, store.Record{Key: "k", Value: []byte("0")}), get(), increment(s), s.Delete(ctx, "k"))
+	list := func() error {
+		_, err := s.List(ctx, "grant/user/", "", 10)
+		return err
+	}
+	err := errors.Join(s.Create(ctx, store.Record{Key: "k", Value: []byte("0")}), get(), increment(s), list(), s.Delete(ctx, "k"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +119,7 @@ func TestRoundTrips(t *testing.T) {
 		{"update after it", func() error { return increment(s) }, 1},
 		{"another instance's first", func() error { return increment(other) }, 2},
 		{"update of what that changed", func() error { return increment(s) }, 3}, // refused, read, swapped
+		{"list of one user", list, 1},
 		{"delete", func() error { return s.Delete(ctx, "k") }, 1},
 	} {
 		before := calls()

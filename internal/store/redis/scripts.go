@@ -50,12 +50,12 @@ func shardOf(key string) int {
 	return int(h.Sum32() % shards)
 }
 
-func (s *Store) shard(n int) string {
-	return s.prefix + ":{" + s.prefix + ":" + strconv.Itoa(n) + "}:"
+func (d *database) shard(n int) string {
+	return d.prefix + ":{" + d.prefix + ":" + strconv.Itoa(n) + "}:"
 }
 
-func (s *Store) keys(key string) []string {
-	shard := s.shard(shardOf(key))
+func (d *database) keys(key string) []string {
+	shard := d.shard(shardOf(key))
 	return []string{shard + "r:" + key, shard + "i", shard + "x"}
 }
 
@@ -73,35 +73,11 @@ type script struct {
 
 func newScript(text string) script { return script{goredis.NewScript(text), text} }
 
-// The scripts take the record, the index and the expiry index as KEYS, and the
-// record's key as the first of ARGV. A time to live is in milliseconds: "0" for
-// ever, "" the one the record has; one that is negative has passed.
-const storeLua = `
-local function put(body, ttl)
-  if ttl == '' then
-    redis.call('SET', KEYS[1], body, 'KEEPTTL')
-    return
-  end
-  ttl = tonumber(ttl)
-  if ttl < 0 then
-    redis.call('DEL', KEYS[1])
-    redis.call('ZREM', KEYS[2], ARGV[1])
-    redis.call('ZREM', KEYS[3], ARGV[1])
-    return
-  end
-  if ttl == 0 then
-    redis.call('SET', KEYS[1], body)
-    redis.call('ZREM', KEYS[3], ARGV[1])
-  else
-    local t = redis.call('TIME')
-    local at = t[1] * 1000 + math.floor(t[2] / 1000) + ttl
-    local exact = string.format('%.0f', at)
-    redis.call('SET', KEYS[1], body, 'PXAT', exact)
-    redis.call('ZADD', KEYS[3], exact, ARGV[1])
-  end
-end
-`
-
+// The scripts that change a record take it, the index and the expiry index as
+// KEYS, and the record's key as the first of ARGV. A time to live is in
+// milliseconds: "0" for ever, "" the one the record has; one that is negative
+// has passed. The score in the expiry index only says when the sweep is to look
+// at a key, so that it need not move with each change of the record.
 var (
 	// getScript returns the record and how long it has to live.
 	getScript = newScript(`
@@ -109,18 +85,49 @@ local body = redis.call('GET', KEYS[1])
 if not body then return false end
 return {body, redis.call('PTTL', KEYS[1])}
 `)
-	// createScript takes the body and the time to live.
-	createScript = newScript(storeLua + `
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+	// createScript takes the body, the time to live and the score.
+	createScript = newScript(`
+local ttl = tonumber(ARGV[3])
+if ttl < 0 then return 1 - redis.call('EXISTS', KEYS[1]) end
+local set
+if ttl == 0 then
+  set = redis.call('SET', KEYS[1], ARGV[2], 'NX')
+else
+  set = redis.call('SET', KEYS[1], ARGV[2], 'NX', 'PX', ARGV[3])
+end
+if not set then return 0 end
 redis.call('ZADD', KEYS[2], 0, ARGV[1])
-put(ARGV[2], ARGV[3])
+if ttl > 0 then redis.call('ZADD', KEYS[3], ARGV[4], ARGV[1]) end
 return 1
 `)
-	// swapScript takes the version that must be there, the body and the time
-	// to live.
-	swapScript = newScript(storeLua + `
+	// listScript takes the index as its one key, and the range, the limit and
+	// what stands before a record's key in Redis. It returns the keys that the
+	// index has and the records that live. Records and index are in one slot.
+	listScript = newScript(`
+local keys = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
+local records = {}
+for i, key in ipairs(keys) do
+  local body = redis.call('GET', ARGV[4] .. key)
+  records[i] = body and {body, redis.call('PTTL', ARGV[4] .. key)} or 0
+end
+return {keys, records}
+`)
+	// swapScript takes the version that must be there, the body, the time to
+	// live, and the score, "" if there is one already.
+	swapScript = newScript(`
 if redis.call('GETRANGE', KEYS[1], 0, 15) ~= ARGV[2] then return 0 end
-put(ARGV[3], ARGV[4])
+if ARGV[4] == '' then
+  redis.call('SET', KEYS[1], ARGV[3], 'KEEPTTL')
+elseif ARGV[4] == '0' then
+  redis.call('SET', KEYS[1], ARGV[3])
+elseif tonumber(ARGV[4]) < 0 then
+  redis.call('DEL', KEYS[1])
+  redis.call('ZREM', KEYS[2], ARGV[1])
+  redis.call('ZREM', KEYS[3], ARGV[1])
+else
+  redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+  if ARGV[5] ~= '' then redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1]) end
+end
 return 1
 `)
 	takeScript = newScript(`
@@ -138,42 +145,51 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
 return 1
 `)
-	// sweepScript takes the index and the expiry index as KEYS. A key there
-	// whose time has passed has no record any more: both were written at once.
+	// sweepScript takes the index and the expiry index as KEYS, and what stands
+	// before a record's key in Redis. It looks at 500 keys at most and returns
+	// at how many it did.
 	sweepScript = newScript(`
 local t = redis.call('TIME')
-local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000) - 1)
-local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 500)
-for _, key in ipairs(gone) do
-  redis.call('ZREM', KEYS[1], key)
-  redis.call('ZREM', KEYS[2], key)
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local due = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now), 'LIMIT', 0, 500)
+for _, key in ipairs(due) do
+  local ttl = redis.call('PTTL', ARGV[1] .. key)
+  if ttl >= 0 then
+    redis.call('ZADD', KEYS[2], string.format('%.0f', now + ttl + 1), key)
+  else
+    redis.call('ZREM', KEYS[2], key)
+    if ttl == -2 then redis.call('ZREM', KEYS[1], key) end
+  end
 end
-return #gone
+return #due
 `)
 )
 
 // ttl is the time to live that a script takes.
-func (s *Store) ttl(expires time.Time) string {
+func (d *database) ttl(expires time.Time) string {
 	if expires.IsZero() {
 		return "0"
 	}
-	d := expires.Sub(s.now()).Milliseconds()
-	if d <= 0 {
-		d = -1
+	ms := expires.Sub(d.now()).Milliseconds()
+	if ms <= 0 {
+		ms = -1
 	}
-	return strconv.FormatInt(d, 10)
+	return strconv.FormatInt(ms, 10)
 }
 
+// score is when the sweep is to look at a record of that expiry first.
+func score(expires time.Time) string { return strconv.FormatInt(expires.UnixMilli(), 10) }
+
 // expires turns what PTTL says into a moment on this process's clock.
-func (s *Store) expires(pttl int64) time.Time {
+func (d *database) expires(pttl int64) time.Time {
 	if pttl < 0 {
 		return time.Time{}
 	}
-	return s.now().Add(time.Duration(pttl) * time.Millisecond).Truncate(time.Millisecond).UTC()
+	return d.now().Add(time.Duration(pttl) * time.Millisecond).Truncate(time.Millisecond).UTC()
 }
 
 // record reads the answer of getScript and takeScript.
-func (s *Store) record(key string, answer any) (store.Versioned, error) {
+func (d *database) record(key string, answer any) (store.Versioned, error) {
 	parts, ok := answer.([]any)
 	if !ok || len(parts) != 2 {
 		return store.Versioned{}, fmt.Errorf("record %q: redis answered %T", key, answer)
@@ -184,7 +200,7 @@ func (s *Store) record(key string, answer any) (store.Versioned, error) {
 		return store.Versioned{}, fmt.Errorf("record %q: redis holds no record there", key)
 	}
 	return store.Versioned{
-		Record:  store.Record{Key: key, Value: []byte(body[versionSize:]), Expires: s.expires(pttl)},
+		Record:  store.Record{Key: key, Value: []byte(body[versionSize:]), Expires: d.expires(pttl)},
 		Version: body[:versionSize],
 	}, nil
 }

@@ -25,29 +25,29 @@ func (once) NoRetry() bool { return true }
 
 // read runs a script that changes nothing; go-redis repeats it after a lost
 // connection.
-func (s *Store) read(ctx context.Context, sc script, keys []string, args ...any) (any, error) {
-	answer, err := sc.Run(ctx, s.client, keys, args...).Result()
+func (d *database) read(ctx context.Context, sc script, keys []string, args ...any) (any, error) {
+	answer, err := sc.Run(ctx, d.client, keys, args...).Result()
 	return answer, store.WithContext(ctx, err)
 }
 
 // write runs a script that changes something, and never after it may have run.
 // Once sent it is awaited though ctx ends: its outcome counts.
-func (s *Store) write(ctx context.Context, sc script, keys []string, args ...any) (answer any, err error) {
+func (d *database) write(ctx context.Context, sc script, keys []string, args ...any) (answer any, err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*callTimeout)
 	defer cancel()
 	for attempt := range attempts {
-		answer, err = s.send(bounded, "evalsha", sc.Hash(), keys, args)
+		answer, err = d.send(bounded, "evalsha", sc.Hash(), keys, args)
 		if goredis.HasErrorPrefix(err, "NOSCRIPT") {
-			answer, err = s.send(bounded, "eval", sc.text, keys, args)
+			answer, err = d.send(bounded, "eval", sc.text, keys, args)
 		}
 		if err == nil || !refused(err) {
 			break
 		}
 		// A fail-over or a move of slots is under way.
-		s.reload(bounded)
+		d.reload(bounded)
 		select {
 		case <-ctx.Done():
 			return nil, store.WithContext(ctx, err)
@@ -67,32 +67,32 @@ func refused(err error) bool {
 	return false
 }
 
-func (s *Store) send(ctx context.Context, name, body string, keys []string, args []any) (any, error) {
+func (d *database) send(ctx context.Context, name, body string, keys []string, args []any) (any, error) {
 	all := []any{name, body, len(keys)}
 	for _, key := range keys {
 		all = append(all, key)
 	}
 	cmd := once{goredis.NewCmd(ctx, append(all, args...)...)}
 	cmd.SetFirstKeyPos(3)
-	if s.replicas == 0 {
-		if err := s.client.Process(ctx, cmd); err != nil {
+	if d.replicas == 0 {
+		if err := d.client.Process(ctx, cmd); err != nil {
 			return nil, err
 		}
 		return cmd.Val(), nil
 	}
-	return s.sendAndWait(ctx, cmd, keys[0])
+	return d.sendAndWait(ctx, cmd, keys[0])
 }
 
 // sendAndWait has the replicas confirm a write. WAIT counts for the connection
 // that it comes on, so both go to the master of the key together.
-func (s *Store) sendAndWait(ctx context.Context, cmd once, key string) (any, error) {
-	node, err := s.nodeOf(ctx, key)
+func (d *database) sendAndWait(ctx context.Context, cmd once, key string) (any, error) {
+	node, err := d.nodeOf(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	pipe := node.Pipeline()
 	_ = pipe.Process(ctx, cmd)
-	wait := goredis.NewIntCmd(ctx, "wait", s.replicas, replicaTimeout.Milliseconds())
+	wait := goredis.NewIntCmd(ctx, "wait", d.replicas, replicaTimeout.Milliseconds())
 	_ = pipe.Process(ctx, wait)
 	_, pipeErr := pipe.Exec(ctx)
 	if err := cmd.Err(); err != nil {
@@ -101,23 +101,23 @@ func (s *Store) sendAndWait(ctx context.Context, cmd once, key string) (any, err
 	if pipeErr != nil && !errors.Is(pipeErr, goredis.Nil) {
 		return nil, pipeErr
 	}
-	if n := wait.Val(); n < int64(s.replicas) {
-		return nil, fmt.Errorf("redis wrote, but %d of %d replicas have it", n, s.replicas)
+	if n := wait.Val(); n < int64(d.replicas) {
+		return nil, fmt.Errorf("redis wrote, but %d of %d replicas have it", n, d.replicas)
 	}
 	return cmd.Val(), nil
 }
 
 // nodeOf returns the server that a key, or a channel, belongs to.
-func (s *Store) nodeOf(ctx context.Context, key string) (goredis.Cmdable, error) {
-	if cluster, ok := s.client.(*goredis.ClusterClient); ok {
+func (d *database) nodeOf(ctx context.Context, key string) (goredis.Cmdable, error) {
+	if cluster, ok := d.client.(*goredis.ClusterClient); ok {
 		return cluster.MasterForKey(ctx, key)
 	}
-	return s.client, nil
+	return d.client, nil
 }
 
 // reload has a Cluster's client look which node has which slots.
-func (s *Store) reload(ctx context.Context) {
-	if cluster, ok := s.client.(*goredis.ClusterClient); ok {
+func (d *database) reload(ctx context.Context) {
+	if cluster, ok := d.client.(*goredis.ClusterClient); ok {
 		cluster.ReloadState(ctx)
 	}
 }

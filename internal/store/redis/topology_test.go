@@ -12,9 +12,9 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -95,6 +95,22 @@ func TestCluster(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), "cluster=true") {
 			t.Errorf("error %v", err)
+		}
+	})
+
+	t.Run("a user of the ACL", func(t *testing.T) {
+		for _, node := range nodes {
+			node.RedisCLI("acl", "setuser", "clerk", "on", ">s3cret", "~mcp-clerk:*", "&mcp-clerk:*",
+				"+@read", "+@write", "+@scripting", "+@connection", "+@pubsub", "+time", "-@dangerous", "+cluster|slots")
+		}
+		s := open(t, "redis://clerk:s3cret@"+nodes[0].Addr+"?cluster=true")
+		for i := range 10 {
+			if err := s.Create(t.Context(), store.Record{Key: fmt.Sprint("client/", i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if l, err := s.List(t.Context(), "", "", 100); err != nil || len(l) != 10 {
+			t.Fatalf("List: %d, %v", len(l), err)
 		}
 	})
 
@@ -285,24 +301,37 @@ func TestNoServer(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only here does SSL_CERT_FILE name the trusted certificates")
-	}
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	writeCertificate(t, cert, key)
 	plain := storetest.StartRedis(t)
 	server := storetest.StartRedisTLS(t, cert, key)
-	t.Setenv("SSL_CERT_FILE", cert)
-	s := open(t, "rediss://"+server.Addr)
+	trusted := "?ca_file=" + url.QueryEscape(cert)
+	s := open(t, "rediss://"+server.Addr+trusted)
 	if err := s.Create(t.Context(), store.Record{Key: "k"}); err != nil {
 		t.Fatal(err)
 	}
-	for _, url := range []string{"redis://" + server.Addr, "rediss://" + plain.Addr, "rediss://localhost:" + server.Addr[strings.LastIndex(server.Addr, ":")+1:]} {
+	for _, url := range []string{
+		"redis://" + server.Addr,           // no TLS here
+		"rediss://" + plain.Addr + trusted, // none there
+		"rediss://" + server.Addr,          // an authority that nobody knows
+		"rediss://localhost:" + server.Addr[strings.LastIndex(server.Addr, ":")+1:] + trusted, // another name in the certificate
+	} {
 		if s, err := redis.Open(t.Context(), url, redis.Options{}); err == nil {
 			s.Close()
-			t.Errorf("%s: opened", url) // no TLS there, none here, another name in the certificate
+			t.Errorf("%s: opened", url)
 		}
+	}
+
+	// A server that asks for a certificate is shown one.
+	server.RedisCLI("--tls", "--cacert", cert, "config", "set", "tls-auth-clients", "yes")
+	if s, err := redis.Open(t.Context(), "rediss://"+server.Addr+trusted, redis.Options{}); err == nil {
+		s.Close()
+		t.Error("opened without a certificate of its own")
+	}
+	own := "&cert_file=" + url.QueryEscape(cert) + "&key_file=" + url.QueryEscape(key)
+	if err := open(t, "rediss://"+server.Addr+trusted+own).Create(t.Context(), store.Record{Key: "k2"}); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -405,15 +434,30 @@ func TestSweepEmptiesTheIndex(t *testing.T) {
 	if err := s.Create(t.Context(), store.Record{Key: "client/1", Expires: time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
+	// Records that had a short life, or none that ends, before the one they have.
+	for key, first := range map[string]time.Time{"longer": time.Now().Add(50 * time.Millisecond), "shorter": {}} {
+		last := map[string]time.Time{"longer": time.Now().Add(time.Hour), "shorter": time.Now().Add(50 * time.Millisecond)}[key]
+		if err := s.Create(t.Context(), store.Record{Key: key, Expires: first}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Update(t.Context(), key, func(store.Record) ([]byte, time.Time, error) { return nil, last, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
 	time.Sleep(100 * time.Millisecond)
 	if _, err := s.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The record, its two places in the indexes, and the layout. Redis counts
-	// expired keys until it has looked at them.
-	eventually(t, "only live keys are left", func() bool { return server.RedisCLI("dbsize") == "4" })
-	if _, err := s.Take(t.Context(), "client/1"); err != nil {
-		t.Fatal(err)
+	// Two records, each with its two places in the indexes, and the layout.
+	// Redis counts expired keys until it has looked at them.
+	eventually(t, "only live keys are left", func() bool { return server.RedisCLI("dbsize") == "7" })
+	for _, key := range []string{"client/1", "longer"} {
+		if found, err := s.List(t.Context(), key, "", 10); err != nil || len(found) != 1 {
+			t.Errorf("List(%q) = %d records, %v", key, len(found), err)
+		}
+		if _, err := s.Take(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if n := server.RedisCLI("dbsize"); n != "1" {
 		t.Errorf("%s keys are left", n)
@@ -423,7 +467,7 @@ func TestSweepEmptiesTheIndex(t *testing.T) {
 // cases/server 61: clocks 5 minutes apart between instances.
 func TestClocksOfInstancesDiffer(t *testing.T) {
 	server := storetest.StartRedis(t)
-	at := func(offset time.Duration) *redis.Store {
+	at := func(offset time.Duration) store.Store {
 		s, err := redis.Open(t.Context(), "redis://"+server.Addr, redis.Options{Now: func() time.Time { return time.Now().Add(offset) }})
 		if err != nil {
 			t.Fatal(err)

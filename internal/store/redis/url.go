@@ -2,10 +2,12 @@ package redis
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	neturl "net/url"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
@@ -30,6 +32,7 @@ type config struct {
 	masterName                         string
 	cluster                            bool
 	tls                                *tls.Config
+	caFile, certFile, keyFile          string
 	prefix                             string
 	replicas                           int
 	poolSize                           int
@@ -80,9 +83,35 @@ func parseURL(raw string) (*config, error) {
 		return nil, errors.New("redis URL: a Cluster has only database 0 (several hosts mean a Cluster unless master_name names the master of Sentinels)")
 	}
 	if useTLS {
-		c.tls = &tls.Config{MinVersion: tls.VersionTLS12} // go-redis fills in the server's name
+		return c, c.setTLS()
+	}
+	if c.caFile != "" || c.certFile != "" || c.keyFile != "" {
+		return nil, errors.New("redis URL: ca_file, cert_file and key_file are for TLS: use rediss://")
 	}
 	return c, nil
+}
+
+// setTLS reads the files that the URL names.
+func (c *config) setTLS() error {
+	c.tls = &tls.Config{MinVersion: tls.VersionTLS12} // go-redis fills in the server's name
+	if c.caFile != "" {
+		pem, err := os.ReadFile(c.caFile)
+		if err != nil {
+			return fmt.Errorf("redis URL: ca_file: %w", err)
+		}
+		c.tls.RootCAs = x509.NewCertPool()
+		if !c.tls.RootCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("redis URL: ca_file: %q has no certificate", c.caFile)
+		}
+	}
+	if c.certFile != "" || c.keyFile != "" {
+		pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+		if err != nil {
+			return fmt.Errorf("redis URL: cert_file and key_file: %w", err)
+		}
+		c.tls.Certificates = []tls.Certificate{pair}
+	}
+	return nil
 }
 
 func (c *config) setUser(userinfo string) error {
@@ -156,6 +185,12 @@ func (c *config) setQuery(query string) error {
 			c.replicas, err = number(value, 0, 10)
 		case "pool_size":
 			c.poolSize, err = number(value, 1, 10_000)
+		case "ca_file":
+			c.caFile = value
+		case "cert_file":
+			c.certFile = value
+		case "key_file":
+			c.keyFile = value
 		case "sentinel_username":
 			c.sentinelUsername = value
 		case "sentinel_password":

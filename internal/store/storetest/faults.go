@@ -45,10 +45,14 @@ func faultLinearisable(t *testing.T, p *Proxy, direct store.Store, open func(t *
 	var breaker sync.WaitGroup
 	breaker.Go(func() {
 		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			case <-time.After(time.Duration(3+rand.IntN(25)) * time.Millisecond):
+			// By operations, not by time: how many are lost, and with it how
+			// hard the check is, must not depend on how busy the machine is.
+			for next := h.Len() + 10 + rand.IntN(20); h.Len() < next; {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Millisecond):
+				}
 			}
 			if i%2 == 0 {
 				p.Break()

@@ -98,6 +98,13 @@ type History struct {
 // NewHistory returns an empty history.
 func NewHistory() *History { return &History{start: time.Now()} }
 
+// Len is how many operations were recorded.
+func (h *History) Len() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.ops)
+}
+
 // Work has a client do n random operations on few keys of s. An operation that
 // fails is one whose outcome nobody knows, and counted in failed.
 func (h *History) Work(ctx context.Context, client int, s store.Store, n int) (failed int) {

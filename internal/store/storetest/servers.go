@@ -282,6 +282,13 @@ func (s *Server) Signal(sig os.Signal) {
 	}
 }
 
+// PID is the number of the server's first process.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cmd.Process.Pid
+}
+
 // Kill ends the server at once, as a crash would.
 func (s *Server) Kill() {
 	s.t.Helper()

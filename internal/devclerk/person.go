@@ -1,4 +1,4 @@
-package main
+package devclerk
 
 import (
 	"context"
@@ -14,47 +14,50 @@ import (
 	"golang.org/x/net/html"
 )
 
-// pageWalker goes through the sign-in pages of a development server as a
-// person without a browser would: it reads each page's form and presses the
-// button that leads on. It serves the demo where no browser can be opened.
-type pageWalker struct {
+// Person stands in for the person at a browser: it goes through the sign-in
+// pages of a development server, reads each page's form and presses the button
+// that leads on. It serves the demo where no browser can be opened, and tests.
+type Person struct {
 	client *http.Client
 	email  string               // whose button to press on the sign-in page
 	step   func(pressed string) // told of each button pressed
 }
 
-func newPageWalker(email string, step func(string)) *pageWalker {
+// NewPerson returns a person with that e-mail address and an empty cookie jar;
+// step is told of each button that is pressed.
+func NewPerson(email string, step func(pressed string)) *Person {
 	jar, err := cookiejar.New(nil)
 	if err != nil {
 		panic(err) // cookiejar.New fails for no options
 	}
-	return &pageWalker{
+	return &Person{
 		client: &http.Client{Jar: jar, Timeout: 30 * time.Second},
 		email:  email,
 		step:   step,
 	}
 }
 
-// walk opens start and follows the pages to the client's loopback callback.
-func (w *pageWalker) walk(ctx context.Context, start string) error {
+// Walk opens start and follows the pages to the client's loopback callback. Of
+// what the client makes of it there nothing is reported here.
+func (p *Person) Walk(ctx context.Context, start string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, start, nil)
 	if err != nil {
 		return fmt.Errorf("open sign-in page: %w", err)
 	}
 	const mostPages = 8
 	for range mostPages {
-		page, at, err := w.fetch(req)
+		page, at, err := p.fetch(req)
 		if err != nil {
 			return err
 		}
-		form, button, ok := w.choose(page)
+		form, button, ok := p.choose(page)
 		if !ok && (at.Query().Has("code") || at.Query().Has("error")) {
 			return nil // the client's callback page: it knows how it ended
 		}
 		if !ok {
 			return fmt.Errorf("no button to press on the page at %q", at.Host+at.Path)
 		}
-		w.step(button.label)
+		p.step(button.label)
 		if req, err = form.submit(ctx, at, button); err != nil {
 			return err
 		}
@@ -62,8 +65,8 @@ func (w *pageWalker) walk(ctx context.Context, start string) error {
 	return errors.New("the sign-in pages do not end")
 }
 
-func (w *pageWalker) fetch(req *http.Request) (*html.Node, *url.URL, error) {
-	resp, err := w.client.Do(req)
+func (p *Person) fetch(req *http.Request) (*html.Node, *url.URL, error) {
+	resp, err := p.client.Do(req)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open sign-in page: %w", err)
 	}
@@ -92,11 +95,11 @@ type pageButton struct {
 
 // choose picks the button that goes on: the user's own e-mail on a sign-in
 // page, Approve or Continue on a consent page that names this user or nobody.
-func (w *pageWalker) choose(page *html.Node) (pageForm, pageButton, bool) {
+func (p *Person) choose(page *html.Node) (pageForm, pageButton, bool) {
 	forms := findForms(page)
 	for _, wanted := range []func(label string) bool{
-		func(label string) bool { return strings.Contains(label, w.email) },
-		func(label string) bool { return label == "Approve" && !w.namesAnother(page) },
+		func(label string) bool { return strings.Contains(label, p.email) },
+		func(label string) bool { return label == "Approve" && !p.namesAnother(page) },
 		func(label string) bool { return strings.Contains(strings.ToLower(label), "not you") },
 	} {
 		for _, form := range forms {
@@ -111,9 +114,9 @@ func (w *pageWalker) choose(page *html.Node) (pageForm, pageButton, bool) {
 }
 
 // namesAnother reports whether the page speaks of an account that is not ours.
-func (w *pageWalker) namesAnother(page *html.Node) bool {
+func (p *Person) namesAnother(page *html.Node) bool {
 	text := nodeText(page)
-	return strings.Contains(text, "@") && !strings.Contains(text, w.email)
+	return strings.Contains(text, "@") && !strings.Contains(text, p.email)
 }
 
 func (f pageForm) submit(ctx context.Context, at *url.URL, pressed pageButton) (*http.Request, error) {

@@ -1,0 +1,222 @@
+// Command bench measures what the project promises of its speed and fails where
+// it is one and a half times worse than promised: less would tell more of the
+// machine than of the change.
+//
+//	go run ./scripts/bench             everything
+//	go run ./scripts/bench -run redis  what the expression matches
+//
+// The promises are the table below. Each is a metric of a Go benchmark, whose
+// package it runs several times, taking the median; those that compare with the
+// disk, a driver or a bare server measure both sides in turn in one run. Run it
+// on a machine that has nothing else to do.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// slack is how many times worse than its target a figure may be.
+const slack = 1.5
+
+// promise is a figure that a benchmark reports, and what it should be.
+type promise struct {
+	what      string
+	pkg       string
+	benchmark string // its whole name, without the number of processors
+	metric    string // as the benchmark reports it
+	target    float64
+	atLeast   bool // the target is a least, not a most
+}
+
+var promises = []promise{
+	{"embedded store: durable commits a second, 32 in flight", "./internal/store", "BenchmarkCommits/32", "ops/s", 10_000, true},
+	{"embedded store: a lone commit, in syncs of the disk", "./internal/store", "BenchmarkCommits/1", "syncs", 1.2, false},
+	{"authorization server: checking an access token, ns", "./internal/authserver", "BenchmarkVerify", "ns/op", 2000, false},
+	{"authorization server: checking an access token, allocations", "./internal/authserver", "BenchmarkVerify", "allocs/op", 5, false},
+	{"authorization server: a complete flow, ns", "./internal/authserver", "BenchmarkFlow", "ns/op", 3e6, false},
+	{"authorization server: durable refreshes a second, 32 in flight", "./internal/authserver", "BenchmarkRefreshDurable", "refreshes/s", 3000, true},
+	{"Redis: get, in bare round trips", "./internal/store/redis", "BenchmarkStore/Get/1", "roundtrips", 1.5, false},
+	{"Redis: update, in bare round trips", "./internal/store/redis", "BenchmarkStore/Update/1", "roundtrips", 1.5, false},
+	{"Redis: create, in bare round trips", "./internal/store/redis", "BenchmarkStore/Create/1", "roundtrips", 1.5, false},
+	{"Redis: take, in bare round trips", "./internal/store/redis", "BenchmarkStore/Take/1", "roundtrips", 1.5, false},
+	{"Redis: list of one user, in bare round trips", "./internal/store/redis", "BenchmarkStore/List/1", "roundtrips", 1.5, false},
+	{"PostgreSQL: get, in bare round trips", "./internal/store/postgres", "BenchmarkStore/Get/1", "roundtrips", 1.5, false},
+	{"PostgreSQL: update, in bare round trips", "./internal/store/postgres", "BenchmarkStore/Update/1", "roundtrips", 1.5, false},
+	{"PostgreSQL: create, in bare round trips", "./internal/store/postgres", "BenchmarkStore/Create/1", "roundtrips", 1.5, false},
+	{"PostgreSQL: take, in bare round trips", "./internal/store/postgres", "BenchmarkStore/Take/1", "roundtrips", 1.5, false},
+	{"PostgreSQL: list of one user, in bare round trips", "./internal/store/postgres", "BenchmarkStore/List/1", "roundtrips", 1.5, false},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	match := flags.String("run", "", "measure what this regular expression matches, without regard to case")
+	count := flags.Int("count", 5, "how often each is measured; the median counts")
+	duration := flags.Duration("time", 0, "how long each takes; 0: as long as go test has it")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	expression, err := regexp.Compile("(?i)" + *match)
+	if err != nil {
+		return fmt.Errorf("-run: %w", err)
+	}
+	var chosen []promise
+	for _, p := range promises {
+		if expression.MatchString(p.what) {
+			chosen = append(chosen, p)
+		}
+	}
+	if len(chosen) == 0 {
+		return fmt.Errorf("-run %q matches none of %d figures", *match, len(promises))
+	}
+	figures := make(map[string][]float64) // by benchmark and metric
+	for _, pkg := range packages(chosen) {
+		fmt.Fprintf(os.Stderr, "measuring %s\n", pkg)
+		var names []string
+		for _, p := range chosen {
+			if p.pkg == pkg {
+				names = append(names, p.benchmark)
+			}
+		}
+		arguments := []string{"test", "-run", "^$", "-bench", pattern(names), "-count", strconv.Itoa(*count)}
+		if *duration > 0 {
+			arguments = append(arguments, "-benchtime", duration.String())
+		}
+		cmd := exec.CommandContext(ctx, "go", append(arguments, pkg)...) //nolint:gosec // the table's packages
+		cmd.Stderr = os.Stderr
+		output, err := cmd.Output()
+		if err != nil {
+			return fmt.Errorf("benchmarks of %s: %w\n%s", pkg, err, output)
+		}
+		collect(output, pkg, figures)
+	}
+	return report(out, chosen, figures)
+}
+
+func packages(chosen []promise) (pkgs []string) {
+	for _, p := range chosen {
+		if !slices.Contains(pkgs, p.pkg) {
+			pkgs = append(pkgs, p.pkg)
+		}
+	}
+	return pkgs
+}
+
+// pattern is what go test takes to run the benchmarks of these names, and with
+// them at most others whose names are made of the same parts.
+func pattern(names []string) string {
+	var levels [][]string
+	for _, name := range names {
+		for i, part := range strings.Split(name, "/") {
+			if i == len(levels) {
+				levels = append(levels, nil)
+			}
+			if quoted := regexp.QuoteMeta(part); !slices.Contains(levels[i], quoted) {
+				levels[i] = append(levels[i], quoted)
+			}
+		}
+	}
+	parts := make([]string, len(levels))
+	for i, level := range levels {
+		parts[i] = "^(" + strings.Join(level, "|") + ")$"
+	}
+	return strings.Join(parts, "/")
+}
+
+// collect reads what go test prints of benchmarks.
+func collect(output []byte, pkg string, figures map[string][]float64) {
+	lines := bufio.NewScanner(bytes.NewReader(output))
+	suffix := processors()
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 4 || !strings.HasPrefix(fields[0], "Benchmark") {
+			continue
+		}
+		name := strings.TrimSuffix(fields[0], suffix)
+		for i := 2; i+1 < len(fields); i += 2 {
+			if value, err := strconv.ParseFloat(fields[i], 64); err == nil {
+				key := figure(pkg, name, fields[i+1])
+				figures[key] = append(figures[key], value)
+			}
+		}
+	}
+}
+
+// processors is what go test adds to the name of a benchmark.
+func processors() string {
+	if n := runtime.GOMAXPROCS(0); n > 1 {
+		return fmt.Sprint("-", n)
+	}
+	return ""
+}
+
+func figure(pkg, benchmark, metric string) string { return pkg + " " + benchmark + " " + metric }
+
+// report prints every figure with its target, and fails for those that are far
+// from it or were not measured.
+func report(out io.Writer, chosen []promise, figures map[string][]float64) error {
+	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "what\tmeasured\tlowest\thighest\ttarget\t")
+	failed := 0
+	for _, p := range chosen {
+		values := slices.Sorted(slices.Values(figures[figure(p.pkg, p.benchmark, p.metric)]))
+		if len(values) == 0 {
+			failed++
+			fmt.Fprintf(table, "%s\tnot measured\t\t\t\tFAIL\n", p.what)
+			continue
+		}
+		median := values[len(values)/2]
+		verdict := p.verdict(median)
+		if verdict == "FAIL" {
+			failed++
+		}
+		sign := "at most"
+		if p.atLeast {
+			sign = "at least"
+		}
+		fmt.Fprintf(table, "%s\t%.4g\t%.4g\t%.4g\t%s %.4g\t%s\n", p.what, median, values[0], values[len(values)-1], sign, p.target, verdict)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d figures are more than %v times worse than their target", failed, len(chosen), slack)
+	}
+	return nil
+}
+
+func (p promise) verdict(median float64) string {
+	worse := median / p.target
+	if p.atLeast {
+		worse = p.target / median
+	}
+	switch {
+	case worse > slack:
+		return "FAIL"
+	case worse > 1:
+		return "missed"
+	}
+	return "ok"
+}
