@@ -346,7 +346,7 @@ func runTorn(w *world) error {
 			return err
 		}
 	}
-	lay := func(name string, content []byte) error { return os.WriteFile(name, content, 0o600) } //nolint:gosec // the harness's own file
+	lay := func(name string, content []byte) error { return os.WriteFile(name, content, 0o600) }
 	restore := func() error {
 		var errs []error
 		for name, content := range whole {

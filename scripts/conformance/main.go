@@ -51,7 +51,7 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1) //nolint:forbidigo // the only exit of this program
+		os.Exit(1)
 	}
 }
 
