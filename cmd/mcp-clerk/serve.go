@@ -32,12 +32,12 @@ type serveOptions struct {
 	Dev          bool
 	LogFormat    string
 	LogLevel     string
-	Lives        tokenLives
-	DrainDelay   time.Duration
 	Config       string
 	Admission    string
 	Hosts        []string
 	Proxies      []string
+	Lives        tokenLives
+	DrainDelay   time.Duration
 	term         terminal
 }
 
@@ -79,13 +79,13 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.Store, "store", "", "where state is kept: bolt:PATH, redis://…, postgres://… or memory: (default from MCP_CLERK_STORE, or bolt in --data-dir)")
 	f.StringVar(&opts.DataDir, "data-dir", "", "directory for state (default under the user's state directory)")
 	f.BoolVar(&opts.Dev, "dev", false, "development: a stand-in for Clerk on loopback, no account needed")
-	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
-	opts.Lives.bind(f)
-	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
 	f.StringVar(&opts.Config, "config", "", "YAML file with clients and admission, see docs/clients.md")
 	f.StringVar(&opts.Admission, "admission", "", "which clients may use the server: open, listed or configured (default open)")
 	f.StringSliceVar(&opts.Hosts, "admit-host", nil, "host of documents and redirects for --admission listed; \"loopback\" for apps on the user's machine (repeatable)")
 	f.StringSliceVar(&opts.Proxies, "trusted-proxy", nil, "address or network of a reverse proxy whose X-Forwarded-For says whom to count requests against (repeatable)")
+	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
+	opts.Lives.bind(f)
+	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd

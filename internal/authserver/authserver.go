@@ -211,8 +211,8 @@ func New(o Options) (*Server, error) {
 		scopes = append(scopes, sc)
 	}
 	s := &Server{
-		opts: o, site: site, store: o.Store, signin: o.SignIn,
-		log: o.Logger, now: o.Now, limits: newLimits(), flights: &flights{now: o.Now}, cancel: func() {},
+		opts: o, site: site, store: o.Store, signin: o.SignIn, log: o.Logger, now: o.Now,
+		limits: newLimits(), flights: &flights{now: o.Now}, cancel: func() {},
 	}
 	if err := s.setClients(o); err != nil {
 		faults = append(faults, err)

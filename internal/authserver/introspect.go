@@ -72,6 +72,7 @@ func (s *Server) inspect(ctx context.Context, c *client, token string) (introspe
 	if err := json.Unmarshal(rec.Value, g); err != nil {
 		return introspection{}, err
 	}
+	g.rebase(rec.Expires)
 	if g.ClientID != c.ID || !g.accepts(s.now(), s.lives(), h.seq, h.secret) {
 		return introspection{}, nil
 	}

@@ -159,12 +159,13 @@ func (s *Server) clientEndpoint(w http.ResponseWriter, r *http.Request, f func(*
 	}
 	var c *client
 	if err == nil {
-		c, err = s.authenticateClient(r, p)
+		if c, err = s.authenticateClient(r, p); err != nil {
+			s.recordCode(r, p, err)
+		}
 	}
 	if err == nil {
 		err = f(c, p)
 	}
-	s.recordCode(r, p, err)
 	if err == nil {
 		return
 	}

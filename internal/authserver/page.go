@@ -222,7 +222,7 @@ func (s *Server) clientErrorPage(w http.ResponseWriter, r *http.Request, err err
 
 func (s *Server) unknownClientPage(w http.ResponseWriter, r *http.Request) {
 	s.errorPage(w, r, errorPage{Status: http.StatusBadRequest,
-		Problem: "The application that sent you here is not known to this server, or its description cannot be used.",
+		Problem: "The application that sent you here is not registered with this server, or its description cannot be used.",
 		Advice:  "Nothing was approved. Remove this server from the application, add it again and sign in once more: it then registers anew."})
 }
 

@@ -21,7 +21,7 @@ const emailTimeout = 250 * time.Millisecond
 // token is the token endpoint (RFC 6749 section 3.2).
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 	s.clientEndpoint(w, r, func(c *client, p params) error {
-		is, err := s.exchange(r.Context(), c, p)
+		is, err := s.exchange(r, c, p)
 		if err == nil {
 			s.writeTokens(w, is, s.email(r.Context(), is.grant.subject()))
 		}
@@ -44,12 +44,14 @@ func (s *Server) email(ctx context.Context, subject string) string {
 	return cutName(u.Email)
 }
 
-func (s *Server) exchange(ctx context.Context, c *client, p params) (issued, error) {
+func (s *Server) exchange(r *http.Request, c *client, p params) (issued, error) {
 	switch p.get("grant_type") {
 	case grantTypeCode:
-		return s.redeemCode(ctx, c, p)
+		is, err := s.redeemCode(r.Context(), c, p)
+		s.recordCode(r, p, err)
+		return is, err
 	case grantTypeRefresh:
-		return s.refresh(ctx, c, p)
+		return s.refresh(r.Context(), c, p)
 	case "":
 		return issued{}, invalidRequest("grant_type is missing")
 	}
