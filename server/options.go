@@ -81,10 +81,23 @@ type ClerkOptions struct {
 	PublishableKey string
 	// APIURL is the Backend API without "/v1"; default Clerk's.
 	APIURL string
+	// RoleKey says where a user's roles lie in their public metadata: the name
+	// of a member, or names with dots between them; default "role".
+	RoleKey string
+	// RoleRules give roles by what else a user is at Clerk.
+	RoleRules []RoleRule
 	// HTTPClient lends its Transport to the requests to Clerk. nil: the
 	// default transport.
 	HTTPClient *http.Client
 }
+
+// RoleRule gives Role to everyone who holds From at Clerk: a role of public
+// metadata ("boss"), a role or permission in an organization ("org:admin"), or
+// one in a certain organization ("org:admin@org_2x…").
+type RoleRule = clerk.RoleRule
+
+// ParseRoleRules reads rules written as FROM=ROLE, separated by commas.
+func ParseRoleRules(text string) ([]RoleRule, error) { return clerk.ParseRoleRules(text) }
 
 // OptionError is one fault of the configuration.
 type OptionError struct {
@@ -230,6 +243,14 @@ func (v *validation) clerk(o ClerkOptions) {
 	}
 	if o.APIURL != "" {
 		v.endpoint("CLERK_API_URL", o.APIURL, "https://api.clerk.com")
+	}
+	if slices.Contains(strings.Split(o.RoleKey, "."), "") && o.RoleKey != "" {
+		v.fault("ROLE_KEY", fmt.Sprintf("%q has an empty part", o.RoleKey), `use a name, or names with dots between them, as in "mcp.role"`)
+	}
+	for _, rule := range o.RoleRules {
+		if rule.Check() != nil {
+			v.fault("ROLE_MAP", fmt.Sprintf("the rule %q=%q names no role", rule.From, rule.Role), "write FROM=ROLE, as in org:admin=admin")
+		}
 	}
 }
 

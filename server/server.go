@@ -53,6 +53,7 @@ type Server struct {
 
 	watchEvery, shutdownTimeout time.Duration // constants, but for tests
 
+	news       news         // from Clerk, for the watch
 	noStanding atomic.Int64 // until then (Unix nanoseconds) no tool without roles waits for Clerk
 
 	closeOnce sync.Once
@@ -73,6 +74,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	o = o.withDefaults()
 	s := &Server{
 		opts: o, log: o.Logger, tools: map[string]*registered{},
+		news:       news{wake: make(chan struct{}, 1)},
 		watchEvery: watchEvery, shutdownTimeout: shutdownTimeout,
 	}
 	defer func() {
@@ -94,6 +96,8 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		ClientSecret: o.Clerk.ClientSecret,
 		SecretKey:    o.Clerk.SecretKey,
 		RedirectURL:  o.PublicURL + "/callback",
+		RoleKey:      o.Clerk.RoleKey,
+		RoleRules:    o.Clerk.RoleRules,
 		HTTPClient:   o.Clerk.HTTPClient,
 		Logger:       o.Logger,
 		Now:          o.Now,

@@ -58,6 +58,8 @@ directory is read as well.
   MCP_CLERK_STORE                        as --store, for a URL with a password
   CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
   IMAGE_ROLES                            roles that may use generateImage
+  ROLE_KEY                               where roles lie in public metadata (default role)
+  ROLE_MAP                               what else gives a role: org:admin=admin,…
   CLERK_API_URL                          another Backend API than Clerk's own
 
 With --dev nothing needs to be set: a stand-in for Clerk runs on loopback, with
@@ -196,10 +198,14 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			FrontendAPI:    env.get("CLERK_FRONTEND_API"),
 			PublishableKey: env.get("CLERK_PUBLISHABLE_KEY"),
 			APIURL:         env.get("CLERK_API_URL"),
+			RoleKey:        env.get("ROLE_KEY"),
 		},
 	}
 	opts.Lives.apply(&o)
 	var err error
+	if o.Clerk.RoleRules, err = server.ParseRoleRules(env.get("ROLE_MAP")); err != nil {
+		faults = append(faults, &server.OptionError{Setting: "ROLE_MAP", Problem: err.Error(), Fix: "write FROM=ROLE, separated by commas, as in org:admin=admin"})
+	}
 	if o.Store, err = storeURL(opts.Store, env); err == nil && o.Store == "" {
 		var dir string
 		if dir, err = dataDir(opts.DataDir, serverDir); err == nil {

@@ -10,7 +10,7 @@ import (
 // What the tests of this package reach beyond its API: two parsers for their
 // fuzz targets, the pauses between retries, and the bound of the cache.
 var (
-	Roles       = roles
+	Roles       = rolesUnder
 	CheckHeader = checkHeader
 )
 
