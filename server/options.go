@@ -81,6 +81,10 @@ type ClerkOptions struct {
 	PublishableKey string
 	// APIURL is the Backend API without "/v1"; default Clerk's.
 	APIURL string
+	// WebhookSecret is the signing secret of Clerk's webhooks to PublicURL's
+	// "/webhooks/clerk", "whsec_…". "": none are taken, and changes at Clerk
+	// take up to 60 seconds to count.
+	WebhookSecret Secret
 	// RoleKey says where a user's roles lie in their public metadata: the name
 	// of a member, or names with dots between them; default "role".
 	RoleKey string
@@ -176,7 +180,7 @@ func (v *validation) publicURL(s string) (loopback bool) {
 }
 
 // ownPaths are taken by the authorization server and by this package.
-var ownPaths = []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/jwks.json", "/healthz", "/readyz"}
+var ownPaths = []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/jwks.json", webhookPath, "/healthz", "/readyz"}
 
 func (v *validation) resourcePath(p string) {
 	const setting, fix = "ResourcePath", `use one such as "/mcp"`
@@ -243,6 +247,11 @@ func (v *validation) clerk(o ClerkOptions) {
 	}
 	if o.APIURL != "" {
 		v.endpoint("CLERK_API_URL", o.APIURL, "https://api.clerk.com")
+	}
+	if o.WebhookSecret != "" {
+		if _, err := clerk.NewWebhooks(o.WebhookSecret, wallClock); err != nil {
+			v.fault("CLERK_WEBHOOK_SECRET", "not a signing secret", "copy it from the endpoint in Clerk's dashboard (Configure, Webhooks): "+err.Error())
+		}
 	}
 	if slices.Contains(strings.Split(o.RoleKey, "."), "") && o.RoleKey != "" {
 		v.fault("ROLE_KEY", fmt.Sprintf("%q has an empty part", o.RoleKey), `use a name, or names with dots between them, as in "mcp.role"`)

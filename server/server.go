@@ -18,6 +18,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -53,8 +54,11 @@ type Server struct {
 
 	watchEvery, shutdownTimeout time.Duration // constants, but for tests
 
-	news       news         // from Clerk, for the watch
-	noStanding atomic.Int64 // until then (Unix nanoseconds) no tool without roles waits for Clerk
+	webhooks   *clerk.Webhooks // nil: none are taken
+	unhear     func()          // ends the subscription to other instances' news
+	instance   string          // names this one to the others
+	news       news            // from Clerk, for the watch
+	noStanding atomic.Int64    // until then (Unix nanoseconds) no tool without roles waits for Clerk
 
 	closeOnce sync.Once
 	closeErr  error
@@ -74,6 +78,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	o = o.withDefaults()
 	s := &Server{
 		opts: o, log: o.Logger, tools: map[string]*registered{},
+		instance:   rand.Text(),
 		news:       news{wake: make(chan struct{}, 1)},
 		watchEvery: watchEvery, shutdownTimeout: shutdownTimeout,
 	}
@@ -103,6 +108,15 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		Now:          o.Now,
 	}); err != nil {
 		return nil, fmt.Errorf("set up Clerk: %w", err)
+	}
+	if o.Clerk.WebhookSecret != "" {
+		if s.webhooks, err = clerk.NewWebhooks(o.Clerk.WebhookSecret, o.Now); err != nil {
+			return nil, fmt.Errorf("set up Clerk's webhooks: %w", err)
+		}
+	}
+	// Also where no webhooks come in: another instance may take them.
+	if s.unhear, err = s.store.Subscribe(topicClerk, s.heard); err != nil {
+		return nil, fmt.Errorf("subscribe to news of Clerk: %w", err)
 	}
 	keys, _, err := authserver.ParseKeys(o.Keys, isLoopback(hostname(o.PublicURL)))
 	if err != nil {
@@ -135,7 +149,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	if s.endpoint, err = mcphttp.New(mcphttp.Options{
 		Handler:  mcphttp.HandlerFunc(s.handle),
-		Verifier: s.auth,
+		Verifier: verifier{s},
 		Challenge: func(r *http.Request, code string, scopes []string) string {
 			return s.auth.Challenge(r, code, scopes...)
 		},
@@ -166,6 +180,9 @@ func (s *Server) PublicURL() string { return s.opts.PublicURL }
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
 		var errs []error
+		if s.unhear != nil {
+			s.unhear()
+		}
 		if s.auth != nil {
 			errs = append(errs, s.auth.Close())
 		}

@@ -76,8 +76,16 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 			}
 		}
 		s.clerk.Survey(ctx, listening, s.organisationsMatter(), func(subject string, user identity.User, err error) {
-			now, err := s.toolsOf(user, err)
-			if err != nil {
+			err = s.refusal(subject, &user, err)
+			now := "refused"
+			switch {
+			case errors.Is(err, identity.ErrInvalidToken):
+				// The next request of theirs is refused, and so is the next
+				// stream.
+				defer s.endpoint.EndStreams(is(subject))
+			case err == nil:
+				now = "has " + s.toolsOf(&user)
+			default:
 				// Not known is no change; but who was to be told is told, since
 				// nobody will say it again.
 				if told {
@@ -98,28 +106,18 @@ func is(subject string) func(*identity.Principal) bool {
 	return func(p *identity.Principal) bool { return p != nil && p.Subject == subject }
 }
 
-// toolsOf is a text that changes when the set of a user's tools does. It takes
-// what Clerk said of them.
-func (s *Server) toolsOf(user identity.User, err error) (string, error) {
-	if errors.Is(err, identity.ErrNoUser) {
-		return "gone", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	if user.Banned {
-		return "refused", nil
-	}
-	names := []string{"may use"}
+// toolsOf is a text that changes when the set of a user's role tools does.
+func (s *Server) toolsOf(user *identity.User) string {
+	var names []string
 	s.toolsMu.RLock()
 	for name, t := range s.tools {
-		if len(t.roles) > 0 && permits(&user, t.roles) {
+		if len(t.roles) > 0 && permits(user, t.roles) {
 			names = append(names, name)
 		}
 	}
 	s.toolsMu.RUnlock()
 	slices.Sort(names)
-	return strings.Join(names, " "), nil
+	return strings.Join(names, " ")
 }
 
 // organisationsMatter reports whether any tool asks for a role that only an

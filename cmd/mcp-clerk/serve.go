@@ -58,6 +58,7 @@ directory is read as well.
   MCP_CLERK_STORE                        as --store, for a URL with a password
   CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
   IMAGE_ROLES                            roles that may use generateImage
+  CLERK_WEBHOOK_SECRET                   of Clerk's webhooks to /webhooks/clerk
   ROLE_KEY                               where roles lie in public metadata (default role)
   ROLE_MAP                               what else gives a role: org:admin=admin,…
   CLERK_API_URL                          another Backend API than Clerk's own
@@ -198,6 +199,7 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			FrontendAPI:    env.get("CLERK_FRONTEND_API"),
 			PublishableKey: env.get("CLERK_PUBLISHABLE_KEY"),
 			APIURL:         env.get("CLERK_API_URL"),
+			WebhookSecret:  secretOf("CLERK_WEBHOOK_SECRET"),
 			RoleKey:        env.get("ROLE_KEY"),
 		},
 	}

@@ -130,6 +130,10 @@ func orNull(s string) any {
 // userJSON has every required member of the schema User; times are Unix milliseconds.
 func userJSON(a account) map[string]any {
 	empty := []any{}
+	verification := "verified"
+	if a.Unverified {
+		verification = "unverified"
+	}
 	return map[string]any{
 		"id":                       a.ID,
 		"object":                   "user",
@@ -151,7 +155,7 @@ func userJSON(a account) map[string]any {
 			"email_address": a.Email,
 			"reserved":      false,
 			"verification": map[string]any{
-				"object": "verification_otp", "status": "verified", "strategy": "email_code", "attempts": 1, "expire_at": a.created.Add(codeLifetime).UnixMilli(),
+				"object": "verification_otp", "status": verification, "strategy": "email_code", "attempts": 1, "expire_at": a.created.Add(codeLifetime).UnixMilli(),
 			},
 			"linked_to":  empty,
 			"created_at": a.created.UnixMilli(),

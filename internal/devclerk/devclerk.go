@@ -72,6 +72,7 @@ type Server struct {
 	log          *slog.Logger
 	mux          *http.ServeMux
 	origin       *http.CrossOriginProtection
+	sender       *http.Client // of webhooks
 
 	mu        sync.Mutex
 	issuer    string
@@ -87,6 +88,7 @@ type Server struct {
 	denyNext  bool
 	consent   bool
 	opaque    bool
+	webhook   webhookEndpoint
 }
 
 // New makes a stand-in for Clerk. It does not listen: serve it with
@@ -100,6 +102,7 @@ func New(o Options) (*Server, error) {
 		now:          o.Now,
 		log:          o.Logger,
 		origin:       http.NewCrossOriginProtection(),
+		sender:       &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: webhookTimeout},
 		sessions:     map[string]session{},
 		codes:        map[string]*code{},
 		tokens:       map[string]*token{},
