@@ -51,6 +51,11 @@ type Options struct {
 
 	Clerk ClerkOptions
 
+	// Allowed says who may use the server at all; default everyone who can
+	// sign in at Clerk. It is asked before a client gets a code, and again at
+	// each request: who does not qualify any more is out within 60 seconds.
+	Allowed Allowed
+
 	AccessTokenTTL  time.Duration // default 1 h, at most 24 h
 	RefreshGrace    time.Duration // how long a superseded refresh token still works; default 30 min, negative: not at all
 	RefreshIdle     time.Duration // life of a refresh token that is not used; default 30 days
@@ -123,6 +128,7 @@ func (o Options) Validate() error {
 	v.store(o.Store.Reveal())
 	v.keys(o.Keys, loopback)
 	v.clerk(o.Clerk)
+	v.allowed(o.Allowed)
 	if o.AccessTokenTTL < 0 || o.AccessTokenTTL > 24*time.Hour {
 		v.fault("--access-token-ttl", fmt.Sprintf("%v is not between 0 and 24h", o.AccessTokenTTL), "use a life such as 1h")
 	}
@@ -304,6 +310,7 @@ func (o Options) withDefaults() Options {
 	o.Title = cmp.Or(o.Title, o.Name)
 	o.Version = cmp.Or(o.Version, "0.0.0")
 	o.ResourcePath = cmp.Or(o.ResourcePath, "/mcp")
+	o.Allowed = o.Allowed.normal()
 	o.PublicURL = strings.TrimRight(o.PublicURL, "/")
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -122,6 +122,10 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	var admit func(*User) bool
+	if !o.Allowed.everyone() {
+		admit = o.Allowed.admits
+	}
 	if s.auth, err = authserver.New(authserver.Options{
 		PublicURL:       o.PublicURL,
 		ResourcePath:    o.ResourcePath,
@@ -129,6 +133,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		Store:           s.store,
 		SignIn:          s.clerk,
 		Directory:       s.clerk,
+		Admit:           admit,
 		AccessTokenTTL:  o.AccessTokenTTL,
 		RefreshGrace:    o.RefreshGrace,
 		RefreshIdle:     o.RefreshIdle,

@@ -120,10 +120,10 @@ func (s *Server) toolsOf(user *identity.User) string {
 	return strings.Join(names, " ")
 }
 
-// organisationsMatter reports whether any tool asks for a role that only an
-// organisation can give.
+// organisationsMatter reports whether an organisation can give access, to the
+// server or to any of its tools.
 func (s *Server) organisationsMatter() bool {
-	if slices.ContainsFunc(s.opts.Clerk.RoleRules, RoleRule.OfOrganisation) {
+	if len(s.opts.Allowed.Organizations) > 0 || slices.ContainsFunc(s.opts.Clerk.RoleRules, RoleRule.OfOrganisation) {
 		return true
 	}
 	s.toolsMu.RLock()

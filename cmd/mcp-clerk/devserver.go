@@ -29,6 +29,7 @@ type devOptions struct {
 	Store        string
 	PublicURL    string
 	Lives        tokenLives // zero: the server's defaults
+	Allowed      allowed
 	Log          io.Writer
 	Logger       *slog.Logger
 }
@@ -119,6 +120,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Store:     store,
 		Keys:      keys,
 		Clerk:     credentials,
+		Allowed:   opts.Allowed.with(env),
 		Logger:    opts.Logger,
 	}
 	opts.Lives.apply(&options)

@@ -33,6 +33,7 @@ type serveOptions struct {
 	LogFormat    string
 	LogLevel     string
 	Lives        tokenLives
+	Allowed      allowed
 	DrainDelay   time.Duration
 	term         terminal
 }
@@ -59,6 +60,7 @@ directory is read as well.
   CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
   IMAGE_ROLES                            roles that may use generateImage
   CLERK_WEBHOOK_SECRET                   of Clerk's webhooks to /webhooks/clerk
+  ALLOW_DOMAINS, ALLOW_ORGS, ALLOW_USERS as --allow-domain, --allow-org, --allow-user
   ROLE_KEY                               where roles lie in public metadata (default role)
   ROLE_MAP                               what else gives a role: org:admin=admin,…
   CLERK_API_URL                          another Backend API than Clerk's own
@@ -68,6 +70,9 @@ admin@example.com (role admin) and member@example.com (no role).`,
 		Example: "  mcp-clerk serve --dev\n  PUBLIC_URL=https://mcp.example.com mcp-clerk serve --addr 127.0.0.1:8788",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := opts.Allowed.check(cmd.Flags()); err != nil {
+				return err
+			}
 			return runServe(cmd.Context(), opts)
 		},
 	}
@@ -79,6 +84,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.BoolVar(&opts.Dev, "dev", false, "development: a stand-in for Clerk on loopback, no account needed")
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
 	opts.Lives.bind(f)
+	opts.Allowed.bind(f)
 	f.DurationVar(&opts.DrainDelay, "drain-delay", 0, "how long, at the end, /readyz says so before anything is refused, for balancers that ask it")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
@@ -104,7 +110,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if opts.Dev {
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
-			Lives: opts.Lives, Log: opts.term.err, Logger: logger,
+			Lives: opts.Lives, Allowed: opts.Allowed, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -191,6 +197,7 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		Version:    currentVersion(),
 		PublicURL:  publicURL,
 		DrainDelay: opts.DrainDelay,
+		Allowed:    opts.Allowed.with(env),
 		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),
