@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -93,6 +94,9 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		SecretKey:    secret.String("sk_test_" + randomHex()),
 		FrontendAPI:  clerkURL,
 		APIURL:       clerkURL,
+		// What the stand-in says counts at once, as with a Clerk whose webhooks
+		// are set up.
+		WebhookSecret: secret.String("whsec_" + base64.StdEncoding.EncodeToString([]byte(rand.Text()))),
 	}
 	standIn, err := devclerk.New(devclerk.Options{
 		Issuer:       clerkURL,
@@ -103,6 +107,10 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Logger:       opts.Logger,
 	})
 	if err != nil {
+		_ = clerkListener.Close()
+		return nil, err
+	}
+	if err := standIn.SetWebhook(server.LocalURL(listeners)+"/webhooks/clerk", credentials.WebhookSecret); err != nil {
 		_ = clerkListener.Close()
 		return nil, err
 	}

@@ -115,7 +115,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 		if err != nil {
 			return err
 		}
-		_, _ = fmt.Fprintf(opts.term.err, "development: a stand-in for Clerk runs on %s; sign in as %s or %s\n", srv.clerkURL, demoAdmin, demoMember)
+		_, _ = fmt.Fprintf(opts.term.err, "development: a stand-in for Clerk runs on %s; sign in as %s or %s\nchange their roles or ban them: %s/users\n", srv.clerkURL, demoAdmin, demoMember, srv.clerkURL)
 		announce(opts.term, srv.srv, srv.internal)
 		return srv.wait()
 	}
