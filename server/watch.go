@@ -61,7 +61,8 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
-		listening, told := []string(nil), false
+		var listening []string
+		told := false
 		select {
 		case <-ctx.Done():
 			return

@@ -35,7 +35,7 @@ func surveyPace(key secret.String) time.Duration {
 // takes its time: see surveyPace. Who is found to have changed is forgotten, so
 // that User sees it too.
 //
-// Memberships are not part of such a question. With organisations set they are
+// Who is missing in an answer is asked about alone. Memberships are not part of such a question. With organisations set they are
 // as current as User's, at one request for everyone who was not looked up within
 // the last 60 s, and what was found is kept for User; without, they are missing
 // where they are not known.
@@ -80,9 +80,13 @@ func (c *Clerk) Survey(ctx context.Context, subjects []string, organisations boo
 				visit(subject, identity.User{}, fmt.Errorf("user %q: %w", subject, failure))
 				continue
 			case v == nil:
-				err := fmt.Errorf("user %q: %w", subject, identity.ErrNoUser)
-				s.keep(subject, identity.User{}, err)
-				visit(subject, identity.User{}, err)
+				// Nobody is signed out because a list was behind.
+				if next() != nil {
+					return
+				}
+				c.Forget(subject)
+				u, err := c.User(ctx, subject)
+				visit(subject, u, err)
 				continue
 			case !organisations:
 				visit(subject, s.compare(subject, v), nil)
@@ -100,7 +104,7 @@ func (c *Clerk) Survey(ctx context.Context, subjects []string, organisations boo
 				continue
 			}
 			u := c.describe(&v.User, v.Deprovisioned, memberships)
-			s.keep(subject, u, nil)
+			s.keep(subject, u)
 			visit(subject, clone(u), nil)
 		}
 	}
@@ -120,12 +124,12 @@ func (c *Clerk) beginSurvey() survey {
 }
 
 // keep stores a whole answer for User.
-func (s survey) keep(subject string, u identity.User, err error) {
+func (s survey) keep(subject string, u identity.User) {
 	d := &s.clerk.dir
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.forgets == s.forgets {
-		d.putLocked(subject, entry{user: u, err: err, asked: s.asked})
+		d.putLocked(subject, entry{user: u, asked: s.asked})
 	}
 }
 
@@ -141,8 +145,7 @@ func (s survey) compare(subject string, v *listedUser) identity.User {
 	return u
 }
 
-// usersByID reads users in one request; who is not in the answer is no user of
-// this instance. The SDK's List would ask for the number of users as well.
+// usersByID reads users in one request. The SDK's List would ask for the number of users as well.
 func (c *Clerk) usersByID(ctx context.Context, ids []string) (map[string]*listedUser, error) {
 	params := &user.ListParams{UserIDs: ids}
 	params.Limit = clerksdk.Int64(surveySize)

@@ -88,9 +88,13 @@ func (u *User) HasRole(roles ...string) bool {
 	return false
 }
 
-// In reports whether the membership is one of the organisation with that id or slug.
+// In reports whether the membership is one of the organisation with that id or
+// slug. What looks like an id is one: slugs are chosen by users.
 func (m *Membership) In(org string) bool {
-	return org != "" && (m.OrgID == org || m.OrgSlug == org)
+	if strings.HasPrefix(org, "org_") {
+		return m.OrgID == org
+	}
+	return org != "" && m.OrgSlug == org
 }
 
 func (m *Membership) grants(name string) bool {

@@ -13,6 +13,7 @@ func TestRolesComeFromMetadataAndFromOrganizations(t *testing.T) {
 			{OrgID: "org_1", Role: "org:admin"},
 			{OrgID: "org_2", OrgSlug: "acme", Role: "org:member", Permissions: []string{"org:invoices:read"}},
 			{OrgID: "org_3"},
+			{OrgID: "org_4", OrgSlug: "org_5", Role: "org:member"},
 		},
 	}
 	for _, tt := range []struct {
@@ -31,6 +32,7 @@ func TestRolesComeFromMetadataAndFromOrganizations(t *testing.T) {
 		{user, []string{"org:member@acme"}, true},
 		{user, []string{"org:invoices:read@acme"}, true},
 		{user, []string{"org:invoices:read@org_1"}, false},
+		{user, []string{"org:member@org_5"}, false}, // its slug, chosen to be taken for an id
 		{user, []string{"org:admin@"}, false},
 		{user, []string{"@org_3"}, false},
 		{user, []string{"@"}, false},
