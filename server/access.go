@@ -136,15 +136,42 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 		return nil, fmt.Errorf("no principal: %w", identity.ErrInvalidToken)
 	}
 	user, err := s.clerk.User(ctx, p.Subject)
-	switch {
-	case errors.Is(err, identity.ErrNoUser):
-		return nil, fmt.Errorf("user %q is gone: %w", p.Subject, errors.Join(identity.ErrInvalidToken, identity.ErrNoUser))
-	case err != nil:
+	if err := s.refusal(p.Subject, &user, err); err != nil {
 		return nil, err
-	case user.Banned:
-		return nil, fmt.Errorf("user %q is banned: %w", p.Subject, identity.ErrInvalidToken)
 	}
 	return &user, nil
+}
+
+// refusal judges what Clerk says of a user, which may be an error.
+func (s *Server) refusal(subject string, user *identity.User, err error) error {
+	switch {
+	case errors.Is(err, identity.ErrNoUser):
+		return fmt.Errorf("user %q is gone: %w", subject, errors.Join(identity.ErrInvalidToken, identity.ErrNoUser))
+	case err != nil:
+		return err
+	case user.Banned:
+		return fmt.Errorf("user %q is banned: %w", subject, identity.ErrInvalidToken)
+	case !s.opts.Allowed.admits(user):
+		return fmt.Errorf("user %q may not use this server: %w", subject, identity.ErrInvalidToken)
+	}
+	return nil
+}
+
+// verifier checks access tokens, and refuses those of users who are known to
+// be banned or gone: without a tool being called, Clerk isn't asked for that.
+type verifier struct{ server *Server }
+
+func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal, error) {
+	p, err := v.server.auth.Verify(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	if user, err, known := v.server.clerk.Known(p.Subject); known {
+		if err := v.server.refusal(p.Subject, &user, err); errors.Is(err, identity.ErrInvalidToken) {
+			return nil, err
+		}
+	}
+	return p, nil
 }
 
 // visible is the tool filter: of tools those that the caller may use. It fails

@@ -53,6 +53,9 @@ func (s *Server) routes() http.Handler {
 	mount := func(prefix string) {
 		mux.Handle(prefix+s.opts.ResourcePath, s.endpoint)
 		mux.Handle("GET "+prefix+"/{$}", front)
+		if s.webhooks != nil {
+			mux.HandleFunc("POST "+prefix+webhookPath, s.webhook)
+		}
 		mux.HandleFunc("GET "+prefix+"/healthz", s.healthz)
 		mux.HandleFunc("GET "+prefix+"/readyz", s.readyz)
 	}

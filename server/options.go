@@ -59,6 +59,11 @@ type Options struct {
 	// named here.
 	TrustedProxies []string
 
+	// Allowed says who may use the server at all; default everyone who can
+	// sign in at Clerk. It is asked before a client gets a code, and again at
+	// each request: who does not qualify any more is out within 60 seconds.
+	Allowed Allowed
+
 	AccessTokenTTL  time.Duration // default 1 h, at most 24 h
 	RefreshGrace    time.Duration // how long a superseded refresh token still works; default 30 min, negative: not at all
 	RefreshIdle     time.Duration // life of a refresh token that is not used; default 30 days
@@ -138,10 +143,27 @@ type ClerkOptions struct {
 	PublishableKey string
 	// APIURL is the Backend API without "/v1"; default Clerk's.
 	APIURL string
+	// WebhookSecret is the signing secret of Clerk's webhooks to PublicURL's
+	// "/webhooks/clerk", "whsec_…". "": none are taken, and changes at Clerk
+	// take up to 60 seconds to count.
+	WebhookSecret Secret
+	// RoleKey says where a user's roles lie in their public metadata: the name
+	// of a member, or names with dots between them; default "role".
+	RoleKey string
+	// RoleRules give roles by what else a user is at Clerk.
+	RoleRules []RoleRule
 	// HTTPClient lends its Transport to the requests to Clerk. nil: the
 	// default transport.
 	HTTPClient *http.Client
 }
+
+// RoleRule gives Role to everyone who holds From at Clerk: a role of public
+// metadata ("boss"), a role or permission in an organization ("org:admin"), or
+// one in a certain organization ("org:admin@org_2x…").
+type RoleRule = clerk.RoleRule
+
+// ParseRoleRules reads rules written as FROM=ROLE, separated by commas.
+func ParseRoleRules(text string) ([]RoleRule, error) { return clerk.ParseRoleRules(text) }
 
 // OptionError is one fault of the configuration.
 type OptionError struct {
@@ -169,6 +191,7 @@ func (o Options) Validate() error {
 	if _, err := parseProxies(o.TrustedProxies); err != nil {
 		v.fault("--trusted-proxy", err.Error(), "use an address or a network, as in 10.0.0.0/8")
 	}
+	v.allowed(o.Allowed)
 	if o.AccessTokenTTL < 0 || o.AccessTokenTTL > 24*time.Hour {
 		v.fault("--access-token-ttl", fmt.Sprintf("%v is not between 0 and 24h", o.AccessTokenTTL), "use a life such as 1h")
 	}
@@ -226,7 +249,7 @@ func (v *validation) publicURL(s string) (loopback bool) {
 }
 
 // ownPaths are taken by the authorization server and by this package.
-var ownPaths = []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/introspect", "/jwks.json", "/healthz", "/readyz"}
+var ownPaths = []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/introspect", "/jwks.json", webhookPath, "/healthz", "/readyz"}
 
 func (v *validation) resourcePath(p string) {
 	const setting, fix = "ResourcePath", `use one such as "/mcp"`
@@ -299,6 +322,19 @@ func (v *validation) clerk(o ClerkOptions) {
 	if o.APIURL != "" {
 		v.endpoint("CLERK_API_URL", o.APIURL, "https://api.clerk.com")
 	}
+	if o.WebhookSecret != "" {
+		if _, err := clerk.NewWebhooks(o.WebhookSecret, wallClock); err != nil {
+			v.fault("CLERK_WEBHOOK_SECRET", "not a signing secret", "copy it from the endpoint in Clerk's dashboard (Configure, Webhooks): "+err.Error())
+		}
+	}
+	if slices.Contains(strings.Split(o.RoleKey, "."), "") && o.RoleKey != "" {
+		v.fault("ROLE_KEY", fmt.Sprintf("%q has an empty part", o.RoleKey), `use a name, or names with dots between them, as in "mcp.role"`)
+	}
+	for _, rule := range o.RoleRules {
+		if rule.Check() != nil {
+			v.fault("ROLE_MAP", fmt.Sprintf("the rule %q=%q names no role", rule.From, rule.Role), "write FROM=ROLE, as in org:admin=admin")
+		}
+	}
 }
 
 // frontendAPI is the Frontend API of the options, or what is wrong with the
@@ -342,6 +378,7 @@ func (o Options) withDefaults() Options {
 	o.Title = cmp.Or(o.Title, o.Name)
 	o.Version = cmp.Or(o.Version, "0.0.0")
 	o.ResourcePath = cmp.Or(o.ResourcePath, "/mcp")
+	o.Allowed = o.Allowed.normal()
 	o.PublicURL = strings.TrimRight(o.PublicURL, "/")
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

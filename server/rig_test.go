@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -73,6 +75,15 @@ func (b *lockedBuffer) String() string {
 func (r *rig) now() time.Time          { return time.Now().Add(time.Duration(r.ahead.Load())) }
 func (r *rig) advance(d time.Duration) { r.ahead.Add(int64(d)) }
 
+// signingKey is one for all tests: to make it takes longer than most of them.
+var signingKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
 // start starts the whole. change may alter the options, tools may add tools
 // beside the built-in ones; both may be nil.
 func start(t *testing.T, change func(*server.Options), tools func(*server.Server)) *rig {
@@ -80,7 +91,7 @@ func start(t *testing.T, change func(*server.Options), tools func(*server.Server
 	r := &rig{t: t, change: change, tools: tools, addr: "localhost:0", scope: "mcp:tools mcp:images offline_access", log: &lockedBuffer{},
 		store: "bolt:" + filepath.Join(t.TempDir(), "state.db")}
 	var err error
-	if r.clerk, err = devclerk.New(devclerk.Options{Now: r.now}); err != nil {
+	if r.clerk, err = devclerk.New(devclerk.Options{Now: r.now, SigningKey: signingKey()}); err != nil {
 		t.Fatal(err)
 	}
 	listeners, err := server.Listen(t.Context(), "localhost:0")
@@ -181,6 +192,22 @@ type tokens struct {
 // signIn goes through registration and all pages as a user with that e-mail.
 func (r *rig) signIn(email string) tokens {
 	r.t.Helper()
+	b, redeem := r.authorize()
+	b.press("Approve")
+	b.press(email)
+	if b.landed == nil {
+		b.press("Continue as")
+	}
+	if b.landed == nil {
+		r.t.Fatalf("the sign-in did not come back to the client; it is at %s:\n%s", b.at, b.page)
+	}
+	return redeem()
+}
+
+// authorize registers a client and opens its authorization request. redeem
+// makes tokens of the code that the browser has come back with.
+func (r *rig) authorize() (b *browser, redeem func() tokens) {
+	r.t.Helper()
 	const callback = "http://127.0.0.1:3456/callback"
 	var client struct {
 		ID string `json:"client_id"`
@@ -196,25 +223,20 @@ func (r *rig) signIn(email string) tokens {
 		"code_challenge": {base64.RawURLEncoding.EncodeToString(challenge[:])}, "code_challenge_method": {"S256"},
 		"resource": {r.srv.URL()}, "scope": {r.scope},
 	}
-	b := newBrowser(r.t, callback)
+	b = newBrowser(r.t, callback)
 	b.open(r.url + "/authorize?" + query.Encode())
-	b.press("Approve")
-	b.press(email)
-	if b.landed == nil {
-		b.press("Continue as")
+	return b, func() tokens {
+		r.t.Helper()
+		back := b.landed.Query()
+		if back.Get("state") != "the-state" || back.Get("iss") != r.url {
+			r.t.Fatalf("callback with %v", back)
+		}
+		form := url.Values{"grant_type": {"authorization_code"}, "code": {back.Get("code")}, "client_id": {client.ID},
+			"redirect_uri": {callback}, "code_verifier": {verifier}, "resource": {r.srv.URL()}}
+		got := r.token(form)
+		got.client = client.ID
+		return got
 	}
-	if b.landed == nil {
-		r.t.Fatalf("the sign-in did not come back to the client; it is at %s:\n%s", b.at, b.page)
-	}
-	back := b.landed.Query()
-	if back.Get("state") != "the-state" || back.Get("iss") != r.url {
-		r.t.Fatalf("callback with %v", back)
-	}
-	form := url.Values{"grant_type": {"authorization_code"}, "code": {back.Get("code")}, "client_id": {client.ID},
-		"redirect_uri": {callback}, "code_verifier": {verifier}, "resource": {r.srv.URL()}}
-	got := r.token(form)
-	got.client = client.ID
-	return got
 }
 
 func (r *rig) refresh(old tokens) tokens {
@@ -271,6 +293,8 @@ type browser struct {
 	at     *url.URL
 	page   string
 	landed *url.URL // the redirect to stopAt, which nobody listens on
+	status int
+	refuse bool // a page may be a refusal
 }
 
 func newBrowser(t *testing.T, stopAt string) *browser {
@@ -318,9 +342,30 @@ func (b *browser) do(req *http.Request) {
 		b.t.Fatal(err)
 	}
 	b.at, b.page = resp.Request.URL, string(body)
-	if resp.StatusCode >= 400 {
+	b.status = resp.StatusCode
+	if resp.StatusCode >= 400 && !b.refuse {
 		b.t.Fatalf("%s %s: %s\n%s", req.Method, b.at, resp.Status, body)
 	}
+}
+
+// follow opens the link whose text begins so.
+func (b *browser) follow(label string) {
+	b.t.Helper()
+	doc, err := html.Parse(strings.NewReader(b.page))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for n := range doc.Descendants() {
+		if n.Data == "a" && strings.HasPrefix(textOf(n), label) {
+			target, err := b.at.Parse(attr(n, "href"))
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			b.open(target.String())
+			return
+		}
+	}
+	b.t.Fatalf("no link %q at %s:\n%s", label, b.at, b.page)
 }
 
 // press submits the form with a button whose label begins so.

@@ -104,7 +104,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	}
 	watching, unwatch := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
-	watcher.Go(func() { s.watch(watching, s.watchEvery, watchPace) })
+	watcher.Go(func() { s.watch(watching, s.watchEvery) })
 	// At the end every Serve has returned: an owner waits for what it started.
 	running := len(listeners)
 	var cause error

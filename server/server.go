@@ -18,6 +18,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -53,7 +54,11 @@ type Server struct {
 
 	watchEvery, shutdownTimeout time.Duration // constants, but for tests
 
-	noStanding atomic.Int64 // until then (Unix nanoseconds) no tool without roles waits for Clerk
+	webhooks   *clerk.Webhooks // nil: none are taken
+	unhear     func()          // ends the subscription to other instances' news
+	instance   string          // names this one to the others
+	news       news            // from Clerk, for the watch
+	noStanding atomic.Int64    // until then (Unix nanoseconds) no tool without roles waits for Clerk
 
 	closeOnce sync.Once
 	closeErr  error
@@ -73,6 +78,8 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	o = o.withDefaults()
 	s := &Server{
 		opts: o, log: o.Logger, tools: map[string]*registered{},
+		instance:   rand.Text(),
+		news:       news{wake: make(chan struct{}, 1)},
 		watchEvery: watchEvery, shutdownTimeout: shutdownTimeout,
 	}
 	defer func() {
@@ -94,11 +101,22 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		ClientSecret: o.Clerk.ClientSecret,
 		SecretKey:    o.Clerk.SecretKey,
 		RedirectURL:  o.PublicURL + "/callback",
+		RoleKey:      o.Clerk.RoleKey,
+		RoleRules:    o.Clerk.RoleRules,
 		HTTPClient:   o.Clerk.HTTPClient,
 		Logger:       o.Logger,
 		Now:          o.Now,
 	}); err != nil {
 		return nil, fmt.Errorf("set up Clerk: %w", err)
+	}
+	if o.Clerk.WebhookSecret != "" {
+		if s.webhooks, err = clerk.NewWebhooks(o.Clerk.WebhookSecret, o.Now); err != nil {
+			return nil, fmt.Errorf("set up Clerk's webhooks: %w", err)
+		}
+	}
+	// Also where no webhooks come in: another instance may take them.
+	if s.unhear, err = s.store.Subscribe(topicClerk, s.heard); err != nil {
+		return nil, fmt.Errorf("subscribe to news of Clerk: %w", err)
 	}
 	keys, _, err := authserver.ParseKeys(o.Keys, isLoopback(hostname(o.PublicURL)))
 	if err != nil {
@@ -114,6 +132,9 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	auth.Store = s.store
 	auth.SignIn = s.clerk
 	auth.Directory = s.clerk
+	if !o.Allowed.everyone() {
+		auth.Admit = o.Allowed.admits
+	}
 	auth.AccessTokenTTL = o.AccessTokenTTL
 	auth.RefreshGrace = o.RefreshGrace
 	auth.RefreshIdle = o.RefreshIdle
@@ -135,7 +156,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	if s.endpoint, err = mcphttp.New(mcphttp.Options{
 		Handler:  mcphttp.HandlerFunc(s.handle),
-		Verifier: s.auth,
+		Verifier: verifier{s},
 		Challenge: func(r *http.Request, code string, scopes []string) string {
 			return s.auth.Challenge(r, code, scopes...)
 		},
@@ -166,6 +187,9 @@ func (s *Server) PublicURL() string { return s.opts.PublicURL }
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
 		var errs []error
+		if s.unhear != nil {
+			s.unhear()
+		}
 		if s.auth != nil {
 			errs = append(errs, s.auth.Close())
 		}

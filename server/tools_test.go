@@ -304,15 +304,31 @@ func TestATokenWithoutTheScopeIsAskedToStepUp(t *testing.T) {
 	}
 }
 
-// listen opens subscriptions/listen and returns a function that waits for the
-// next notification of the stream.
-func listen(t *testing.T, r *rig, token string) func() message {
+// listen opens the stream for changes, subscriptions/listen or a session's GET,
+// and returns a function that waits for the next notification of it.
+func (c *client) listen() func() message {
+	t := c.r.t
 	t.Helper()
-	c := r.stateless(token)
-	resp := c.post(`{"jsonrpc":"2.0","id":"sub","method":"subscriptions/listen","params":`+c.withMeta(`{"notifications":{"toolsListChanged":true,"promptsListChanged":true}}`)+`}`, "")
+	if c.modern {
+		return messagesOf(t, c.post(`{"jsonrpc":"2.0","id":"sub","method":"subscriptions/listen","params":`+c.withMeta(`{"notifications":{"toolsListChanged":true,"promptsListChanged":true}}`)+`}`, ""))
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.r.srv.URL(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = http.Header{"Accept": {"text/event-stream"}, "Authorization": {"Bearer " + c.token}, "Mcp-Session-Id": {c.session}, "Mcp-Protocol-Version": {"2025-11-25"}}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return messagesOf(t, resp)
+}
+
+func messagesOf(t *testing.T, resp *http.Response) func() message {
+	t.Helper()
 	t.Cleanup(func() { resp.Body.Close() })
 	if resp.StatusCode != http.StatusOK {
-		t.Fatalf("subscriptions/listen: %s", resp.Status)
+		t.Fatalf("stream for changes: %s", resp.Status)
 	}
 	messages := make(chan message)
 	go func() {
@@ -330,7 +346,7 @@ func listen(t *testing.T, r *rig, token string) func() message {
 	return func() message {
 		t.Helper()
 		select {
-		case m := <-messages:
+		case m := <-messages: // zero when the stream has ended
 			return m
 		case <-time.After(20 * time.Second):
 			t.Fatal("no message on the stream")
@@ -341,34 +357,75 @@ func listen(t *testing.T, r *rig, token string) func() message {
 
 func TestListenersHearThatTheToolsChanged(t *testing.T) {
 	r := start(t, nil, func(s *server.Server) { s.SetWatchInterval(20 * time.Millisecond) })
-	next := listen(t, r, r.signIn(adminMail).Access)
-	ack := next()
+	token := r.signIn(adminMail).Access
+	modern, legacy := r.stateless(token).listen(), r.legacy(token).listen()
+	ack := modern()
 	// Only what can be served is acknowledged.
 	if ack.Method != "notifications/subscriptions/acknowledged" || !strings.Contains(string(ack.Params), `"toolsListChanged":true`) || strings.Contains(string(ack.Params), "prompts") {
 		t.Fatalf("first message %+v", ack)
 	}
+	hears := func(why string) {
+		t.Helper()
+		for era, next := range map[string]func() message{"2026-07-28": modern, "2025-11-25": legacy} {
+			if m := next(); m.Method != "notifications/tools/list_changed" {
+				t.Errorf("%s: after %s: %+v", era, why, m)
+			}
+		}
+	}
 	r.srv.AddTool(mcp.NewTool("later"), func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		return mcp.NewToolResultText(""), nil
 	})
-	if m := next(); m.Method != "notifications/tools/list_changed" {
-		t.Errorf("after AddTool: %+v", m)
-	}
-	// The first look notes what the user has; the change must come after it.
-	// The looks follow each other, so the second one's question to Clerk tells
-	// that the first is over.
-	for range 2 {
-		asked := r.clerk.Requests("GET /v1/users/{id}")
-		r.advance(61 * time.Second)
-		for r.clerk.Requests("GET /v1/users/{id}") == asked {
-			time.Sleep(time.Millisecond)
-		}
-	}
+	hears("AddTool")
+	r.surveyed()
 	if err := r.clerk.SetRole(devclerk.AdminID, ""); err != nil {
+		t.Fatal(err)
+	}
+	hears("the demotion")
+	if err := r.clerk.Ban(devclerk.AdminID); err != nil {
+		t.Fatal(err)
+	}
+	hears("the ban")
+}
+
+// A tool for an organisation's role: who joins hears of it within a minute.
+func TestListenersHearOfAnOrganisation(t *testing.T) {
+	r := start(t, nil, func(s *server.Server) {
+		s.SetWatchInterval(20 * time.Millisecond)
+		s.AddTool(mcp.NewTool("audit"), func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			return mcp.NewToolResultText("audited"), nil
+		}, server.RequireRole("org:audit:run"))
+	})
+	next := r.stateless(r.signIn(plainMail).Access).listen()
+	next() // the acknowledgement
+	r.advance(61 * time.Second)
+	r.surveyed()
+	if err := r.clerk.AddMembership(devclerk.MemberID, devclerk.Membership{OrgID: "org_1", Role: "org:member", Permissions: []string{"org:audit:run"}}); err != nil {
 		t.Fatal(err)
 	}
 	r.advance(61 * time.Second)
 	if m := next(); m.Method != "notifications/tools/list_changed" {
-		t.Errorf("after the demotion: %+v", m)
+		t.Errorf("%+v", m)
+	}
+}
+
+// surveyed waits until the users who listen have been looked at: the first look
+// notes what they have, and a change must come after it. The looks follow each
+// other, so the start of the next one tells that one is over; those without
+// organisations ask each time, the others when an answer is a minute old.
+func (r *rig) surveyed() {
+	r.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for range 2 {
+		asked := r.clerk.Requests("GET /v1/users")
+		for r.clerk.Requests("GET /v1/users") == asked {
+			if time.Now().After(deadline) {
+				r.t.Fatal("nobody was looked at")
+			}
+			time.Sleep(5 * time.Millisecond)
+			if time.Until(deadline) < 19*time.Second {
+				r.advance(61 * time.Second)
+			}
+		}
 	}
 }
 

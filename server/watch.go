@@ -5,78 +5,134 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 )
 
-const (
-	// watchEvery is the pause between two looks at the users with open
-	// streams. What is known about a user is up to 60 seconds old.
-	watchEvery = 20 * time.Second
-	// watchPace spreads the questions to Clerk: at two requests a user it
-	// stays below half of the 100 in 10 seconds that development instances
-	// are allowed.
-	watchPace = 450 * time.Millisecond
-)
+// watchEvery is the pause between two looks at the users with open streams.
+const watchEvery = 20 * time.Second
 
-// watch tells clients that listen when the tools of their user have changed,
-// until ctx ends.
-func (s *Server) watch(ctx context.Context, every, pace time.Duration) {
-	seen := map[string]string{} // subject -> the tools they had
-	for wait(ctx, every) {
-		listening := s.endpoint.Listening()
-		for subject := range seen {
-			if !slices.Contains(listening, subject) {
-				delete(seen, subject)
-			}
-		}
-		for i, subject := range listening {
-			if i > 0 && !wait(ctx, pace) {
-				return
-			}
-			now, err := s.toolsOf(ctx, subject)
-			if err != nil {
-				continue // not known is no change
-			}
-			before, known := seen[subject]
-			seen[subject] = now
-			if known && before != now {
-				s.toolsChanged(func(p *identity.Principal) bool { return p != nil && p.Subject == subject })
-			}
-		}
+// news names the users about whom Clerk has said that something changed, until
+// the watch has looked at them.
+type news struct {
+	wake chan struct{} // has one element when there are any
+
+	mu       sync.Mutex
+	everyone bool
+	of       map[string]bool
+}
+
+// add takes up news of some users, or of everyone.
+func (n *news) add(everyone bool, subjects ...string) {
+	n.mu.Lock()
+	n.everyone = n.everyone || everyone
+	if n.of == nil {
+		n.of = map[string]bool{}
+	}
+	for _, subject := range subjects {
+		n.of[subject] = true
+	}
+	n.mu.Unlock()
+	select {
+	case n.wake <- struct{}{}:
+	default:
 	}
 }
 
+// take returns those of subjects of whom there are news, and drops all news:
+// who has no open stream is asked about when they call.
+func (n *news) take(subjects []string) []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	everyone, of := n.everyone, n.of
+	n.everyone, n.of = false, nil
+	if everyone {
+		return subjects
+	}
+	return slices.DeleteFunc(subjects, func(subject string) bool { return !of[subject] })
+}
+
+// watch tells clients that listen when the tools of their user have changed,
+// until ctx ends: at once where Clerk sends news, else at the next look.
+func (s *Server) watch(ctx context.Context, every time.Duration) {
+	seen := map[string]string{} // subject -> the tools they had
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		var listening []string
+		told := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.news.wake:
+			listening, told = s.news.take(s.endpoint.Listening()), true
+		case <-tick.C:
+			listening = s.endpoint.Listening()
+			for subject := range seen {
+				if !slices.Contains(listening, subject) {
+					delete(seen, subject)
+				}
+			}
+		}
+		s.clerk.Survey(ctx, listening, s.organisationsMatter(), func(subject string, user identity.User, err error) {
+			err = s.refusal(subject, &user, err)
+			now := "refused"
+			switch {
+			case errors.Is(err, identity.ErrInvalidToken):
+				// The next request of theirs is refused, and so is the next
+				// stream.
+				defer s.endpoint.EndStreams(is(subject))
+			case err == nil:
+				now = "has " + s.toolsOf(&user)
+			default:
+				// Not known is no change; but who was to be told is told, since
+				// nobody will say it again.
+				if told {
+					s.toolsChanged(is(subject))
+				}
+				return
+			}
+			before, known := seen[subject]
+			seen[subject] = now
+			if known && before != now || !known && told {
+				s.toolsChanged(is(subject))
+			}
+		})
+	}
+}
+
+func is(subject string) func(*identity.Principal) bool {
+	return func(p *identity.Principal) bool { return p != nil && p.Subject == subject }
+}
+
 // toolsOf is a text that changes when the set of a user's role tools does.
-func (s *Server) toolsOf(ctx context.Context, subject string) (string, error) {
-	user, err := s.clerk.User(ctx, subject)
-	if errors.Is(err, identity.ErrNoUser) {
-		user, err = identity.User{}, nil
-	}
-	if err != nil {
-		return "", err
-	}
+func (s *Server) toolsOf(user *identity.User) string {
 	var names []string
 	s.toolsMu.RLock()
 	for name, t := range s.tools {
-		if len(t.roles) > 0 && !user.Banned && permits(&user, t.roles) {
+		if len(t.roles) > 0 && permits(user, t.roles) {
 			names = append(names, name)
 		}
 	}
 	s.toolsMu.RUnlock()
 	slices.Sort(names)
-	return strings.Join(names, " "), nil
+	return strings.Join(names, " ")
 }
 
-// wait reports whether d went by before ctx ended.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
+// organisationsMatter reports whether an organisation can give access, to the
+// server or to any of its tools.
+func (s *Server) organisationsMatter() bool {
+	if len(s.opts.Allowed.Organizations) > 0 || slices.ContainsFunc(s.opts.Clerk.RoleRules, RoleRule.OfOrganisation) {
 		return true
-	case <-ctx.Done():
-		return false
 	}
+	s.toolsMu.RLock()
+	defer s.toolsMu.RUnlock()
+	for _, t := range s.tools {
+		if slices.ContainsFunc(t.roles, func(role string) bool { return strings.HasPrefix(role, "org:") }) {
+			return true
+		}
+	}
+	return false
 }

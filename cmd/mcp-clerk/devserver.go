@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type devOptions struct {
 	Clients      server.ClientOptions
 	Proxies      []string
 	Lives        tokenLives // zero: the server's defaults
+	Allowed      allowed
 	Log          io.Writer
 	Logger       *slog.Logger
 }
@@ -94,6 +96,9 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		SecretKey:    secret.String("sk_test_" + randomHex()),
 		FrontendAPI:  clerkURL,
 		APIURL:       clerkURL,
+		// What the stand-in says counts at once, as with a Clerk whose webhooks
+		// are set up.
+		WebhookSecret: secret.String("whsec_" + base64.StdEncoding.EncodeToString([]byte(rand.Text()))),
 	}
 	standIn, err := devclerk.New(devclerk.Options{
 		Issuer:       clerkURL,
@@ -104,6 +109,10 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Logger:       opts.Logger,
 	})
 	if err != nil {
+		_ = clerkListener.Close()
+		return nil, err
+	}
+	if err := standIn.SetWebhook(server.LocalURL(listeners)+"/webhooks/clerk", credentials.WebhookSecret); err != nil {
 		_ = clerkListener.Close()
 		return nil, err
 	}
@@ -123,6 +132,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Keys:      keys,
 		Clerk:     credentials,
 		Clients:   opts.Clients,
+		Allowed:   opts.Allowed.with(env),
 		Logger:    opts.Logger,
 
 		TrustedProxies: opts.Proxies,

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,6 +65,7 @@ func walkingBrowser() {
 //	clerk start        run a stand-in for Clerk and set CLERK_… for serve
 //	clerk allow URL    let it redirect to URL
 //	clerk role ID ROLE give the user with that id a role, "" for none
+//	clerk press A ID   press the button A for a user on the page of serve --dev
 //	kill-server        kill -9 that process
 //	stop-server        SIGTERM, and check that it ends with code 0
 //	exits CODE CMD…    run CMD and check its exit code
@@ -104,6 +107,7 @@ type processes struct {
 	server *exec.Cmd
 	bridge *bridgeProcess
 	clerk  *devclerk.Server
+	users  string // URL of the page of serve --dev
 }
 
 func of(ts *testscript.TestScript) *processes {
@@ -155,12 +159,15 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(cmd.Start())
 	p.server = cmd
 	ts.Defer(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	url, internal := make(chan string, 1), make(chan string, 1)
+	url, internal, users := make(chan string, 1), make(chan string, 1), make(chan string, 1)
 	go func() {
 		scanner := bufio.NewScanner(stderr)
 		for scanner.Scan() {
 			if u, ok := strings.CutPrefix(scanner.Text(), "internal listener on http://"); ok {
 				internal <- u
+			}
+			if u, ok := strings.CutPrefix(scanner.Text(), "change their roles or ban them: "); ok {
+				users <- u
 			}
 			if u, ok := strings.CutPrefix(scanner.Text(), "listening on "); ok {
 				url <- u
@@ -178,6 +185,11 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		select {
 		case addr := <-internal: // it is printed first
 			ts.Setenv("INTERNAL", addr)
+		default:
+		}
+		select {
+		case u := <-users: // so is this
+			p.users = u
 		default:
 		}
 	case <-time.After(40 * time.Second):
@@ -336,6 +348,13 @@ func cmdClerk(ts *testscript.TestScript, neg bool, args []string) {
 		p.clerk.AllowRedirect(args[1])
 	case "role":
 		ts.Check(p.clerk.SetRole(args[1], args[2]))
+	case "press":
+		resp, err := http.PostForm(p.users, neturl.Values{"action": {args[1]}, "user": {args[2]}})
+		ts.Check(err)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			ts.Fatalf("clerk press: %s", resp.Status)
+		}
 	default:
 		ts.Fatalf("clerk: unknown %q", args[0])
 	}

@@ -66,7 +66,7 @@ func TestREADME(t *testing.T) {
 		if err != nil || len(documents) == 0 {
 			t.Fatalf("no decisions were found: %v", err)
 		}
-		for _, name := range []string{"README.md", "SECURITY.md", filepath.Join("docs", "architecture.md"), filepath.Join("docs", "operations.md")} {
+		for _, name := range []string{"README.md", "SECURITY.md", filepath.Join("docs", "architecture.md"), filepath.Join("docs", "operations.md"), filepath.Join("docs", "clerk.md")} {
 			documents = append(documents, filepath.Join("..", "..", name))
 		}
 		flag := regexp.MustCompile("`[^`]*?(--[a-z][a-z-]+)[^`]*`")

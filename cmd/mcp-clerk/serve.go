@@ -37,6 +37,7 @@ type serveOptions struct {
 	Hosts        []string
 	Proxies      []string
 	Lives        tokenLives
+	Allowed      allowed
 	DrainDelay   time.Duration
 	term         terminal
 }
@@ -62,6 +63,10 @@ directory is read as well.
   MCP_CLERK_STORE                        as --store, for a URL with a password
   CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
   IMAGE_ROLES                            roles that may use generateImage
+  CLERK_WEBHOOK_SECRET                   of Clerk's webhooks to /webhooks/clerk
+  ALLOW_DOMAINS, ALLOW_ORGS, ALLOW_USERS as --allow-domain, --allow-org, --allow-user
+  ROLE_KEY                               where roles lie in public metadata (default role)
+  ROLE_MAP                               what else gives a role: org:admin=admin,…
   CLERK_API_URL                          another Backend API than Clerk's own
   MCP_CLERK_REGISTRATION_TOKEN           which clients must have to register
 
@@ -70,6 +75,9 @@ admin@example.com (role admin) and member@example.com (no role).`,
 		Example: "  mcp-clerk serve --dev\n  PUBLIC_URL=https://mcp.example.com mcp-clerk serve --addr 127.0.0.1:8788",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := opts.Allowed.check(cmd.Flags()); err != nil {
+				return err
+			}
 			return runServe(cmd.Context(), opts)
 		},
 	}
@@ -85,6 +93,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringSliceVar(&opts.Proxies, "trusted-proxy", nil, "address or network of a reverse proxy whose X-Forwarded-For says whom to count requests against (repeatable)")
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
 	opts.Lives.bind(f)
+	opts.Allowed.bind(f)
 	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
@@ -114,12 +123,12 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 		}
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
-			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Log: opts.term.err, Logger: logger,
+			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Allowed: opts.Allowed, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
 		}
-		_, _ = fmt.Fprintf(opts.term.err, "development: a stand-in for Clerk runs on %s; sign in as %s or %s\n", srv.clerkURL, demoAdmin, demoMember)
+		_, _ = fmt.Fprintf(opts.term.err, "development: a stand-in for Clerk runs on %s; sign in as %s or %s\nchange their roles or ban them: %s/users\n", srv.clerkURL, demoAdmin, demoMember, srv.clerkURL)
 		announce(opts.term, srv.srv, srv.internal)
 		return srv.wait()
 	}
@@ -201,6 +210,7 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		Version:    currentVersion(),
 		PublicURL:  publicURL,
 		DrainDelay: opts.DrainDelay,
+		Allowed:    opts.Allowed.with(env),
 		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),
@@ -209,6 +219,8 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			FrontendAPI:    env.get("CLERK_FRONTEND_API"),
 			PublishableKey: env.get("CLERK_PUBLISHABLE_KEY"),
 			APIURL:         env.get("CLERK_API_URL"),
+			WebhookSecret:  secretOf("CLERK_WEBHOOK_SECRET"),
+			RoleKey:        env.get("ROLE_KEY"),
 		},
 	}
 	opts.Lives.apply(&o)
@@ -216,6 +228,9 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 	var err error
 	if o.Clients, err = clientOptions(opts, env, publicURL); err != nil {
 		faults = append(faults, err)
+	}
+	if o.Clerk.RoleRules, err = server.ParseRoleRules(env.get("ROLE_MAP")); err != nil {
+		faults = append(faults, &server.OptionError{Setting: "ROLE_MAP", Problem: err.Error(), Fix: "write FROM=ROLE, separated by commas, as in org:admin=admin"})
 	}
 	if o.Store, err = storeURL(opts.Store, env); err == nil && o.Store == "" {
 		var dir string

@@ -90,7 +90,10 @@ type Options struct {
 	Store     store.Store
 	SignIn    SignIn
 	Directory Directory // nil: nobody is asked
-	Scopes    []Scope   // beside ScopeTools and ScopeOffline; AddScope adds more
+	// Admit judges whether a user as the Directory describes them may use the
+	// server at all; nil: everyone may. No code is issued before it was asked.
+	Admit  func(*identity.User) bool
+	Scopes []Scope // beside ScopeTools and ScopeOffline; AddScope adds more
 	// PrivateRedirects are redirect URIs with a private-use scheme (RFC 8252
 	// section 7.1) that clients may register, beside the built-in list.
 	PrivateRedirects []string
@@ -182,6 +185,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.Store == nil {
 		fault("no store given")
+	}
+	if o.Admit != nil && o.Directory == nil {
+		fault("nobody can be admitted without a directory")
 	}
 	if o.SignIn == nil {
 		fault("no sign-in provider given")

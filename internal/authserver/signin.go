@@ -142,7 +142,16 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 		s.signinOverPage(w, r, req.url(s, ""))
 		return
 	}
-	s.signedIn(w, r, rec, accountOf(&user), refusal(&user))
+	refused := refusal(&user)
+	if refused == "" && s.opts.Admit != nil {
+		// Before the user is asked anything more. The id_token does not say all
+		// that is judged.
+		if refused, err = s.refusedUser(ctx, user.ID); err != nil {
+			s.unavailablePage(w, r, err, req.url(s, ""))
+			return
+		}
+	}
+	s.signedIn(w, r, rec, accountOf(&user), refused)
 }
 
 // providerRefusal ends a sign-in that the provider has ended, at the client.
@@ -185,9 +194,13 @@ func (s *Server) signedIn(w http.ResponseWriter, r *http.Request, rec signinReco
 // remembered, the grant committed, in this order, and then the code leaves.
 func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequest, a *account, status int) {
 	ctx := r.Context()
-	if refused, err := s.refusedUser(ctx, a.Subject); err != nil {
+	switch refused, err := s.refusedUser(ctx, a.Subject); {
+	case err != nil && s.opts.Admit != nil:
+		s.unavailablePage(w, r, err, req.url(s, ""))
+		return
+	case err != nil:
 		s.log.WarnContext(ctx, "directory not asked at sign-in", "error", err)
-	} else if refused != "" {
+	case refused != "":
 		s.refusedUserPage(w, r, req, a, refused)
 		return
 	}

@@ -144,7 +144,7 @@ func (s *Server) checkUser(ctx context.Context, c *client, name grantName) error
 	case err != nil:
 		s.log.WarnContext(ctx, "directory not asked on refresh", "error", err)
 		return nil
-	case refused == userLocked: // passes by itself
+	case refused == userLocked, refused == userNotAdmitted: // may pass
 		return errGrantOver
 	case refused == "":
 		return nil
@@ -163,6 +163,8 @@ const (
 	userGone   = "does not exist any more"
 	userBanned = "is banned"
 	userLocked = "is locked"
+	// In the words of the page that says so.
+	userNotAdmitted = "is not one of those who may use this server"
 )
 
 // refusedUser says why subject gets no tokens, "" if nothing is known against
@@ -180,7 +182,13 @@ func (s *Server) refusedUser(ctx context.Context, subject string) (string, error
 	case err != nil:
 		return "", fmt.Errorf("ask directory for user: %w", err)
 	}
-	return refusal(&u), nil
+	if refused := refusal(&u); refused != "" {
+		return refused, nil
+	}
+	if s.opts.Admit != nil && !s.opts.Admit(&u) {
+		return userNotAdmitted, nil
+	}
+	return "", nil
 }
 
 func refusal(u *identity.User) string {

@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,8 +34,7 @@ import (
 
 const defaultAPIURL = "https://api.clerk.com"
 
-// Options configure a Clerk. All fields but APIURL, HTTPClient, Logger and Now
-// are required.
+// Options configure a Clerk. The first six fields but APIURL are required.
 type Options struct {
 	FrontendAPI  string        // Clerk's Frontend API, the issuer: a host (https is meant) or a URL
 	APIURL       string        // Backend API without /v1; "": https://api.clerk.com
@@ -42,6 +42,8 @@ type Options struct {
 	ClientSecret secret.String // of the OAuth application
 	SecretKey    secret.String // Backend API key, "sk_…"
 	RedirectURL  string        // where Clerk sends the user back to, registered there exactly so
+	RoleKey      string        // where roles lie in public metadata, a name or names with dots between; "": "role"
+	RoleRules    []RoleRule    // what else gives a role
 	HTTPClient   *http.Client  // its Transport is used; time-outs, size limits and the refusal of redirects are this package's
 	Logger       *slog.Logger  // nil: silent
 	Now          func() time.Time
@@ -55,6 +57,9 @@ type Clerk struct {
 	redirectURL  string
 	oidcClient   *http.Client
 	users        *user.Client
+	roleKey      string
+	roleRules    []RoleRule
+	pace         time.Duration // between the requests of a survey
 	log          *slog.Logger
 	now          func() time.Time
 	sleep        func(context.Context, time.Duration) error
@@ -105,6 +110,11 @@ func New(o Options) (*Clerk, error) {
 			fault("%s: contains white space or a character that is not ASCII", s.name)
 		}
 	}
+	for _, rule := range o.RoleRules {
+		if err := rule.Check(); err != nil {
+			faults = append(faults, err)
+		}
+	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
@@ -125,6 +135,9 @@ func New(o Options) (*Clerk, error) {
 		redirectURL:  o.RedirectURL,
 		oidcClient:   newHTTPClient(transport, oidcTimeout),
 		users:        user.NewClient(config),
+		roleKey:      cmp.Or(o.RoleKey, defaultRoleKey),
+		roleRules:    slices.Clone(o.RoleRules),
+		pace:         surveyPace(o.SecretKey),
 		log:          o.Logger,
 		now:          o.Now,
 		sleep:        sleep,

@@ -34,6 +34,7 @@ type directory struct {
 
 	mu      sync.Mutex
 	entries map[string]entry
+	forgets uint64    // grows with every Forget
 	pause   time.Time // Clerk asked for no request before
 }
 
@@ -52,11 +53,8 @@ func (c *Clerk) User(ctx context.Context, subject string) (identity.User, error)
 		return identity.User{}, fmt.Errorf("user %.40q: %w", subject, identity.ErrNoUser)
 	}
 	d := &c.dir
-	d.mu.Lock()
-	e, ok := d.entries[subject]
-	d.mu.Unlock()
-	if ok && e.current(c.now()) {
-		return clone(e.user), e.err
+	if u, err, ok := c.Known(subject); ok {
+		return u, err
 	}
 	var asked time.Time
 	u, err := d.lookups.do(ctx, c, subject, func(ctx context.Context) (identity.User, error) {
@@ -80,7 +78,29 @@ func (c *Clerk) Forget(subject string) {
 	c.dir.lookups.forget(subject)
 	c.dir.mu.Lock()
 	defer c.dir.mu.Unlock()
+	c.dir.forgets++
 	delete(c.dir.entries, subject)
+}
+
+// ForgetAll is Forget for everyone.
+func (c *Clerk) ForgetAll() {
+	c.dir.lookups.forgetAll()
+	c.dir.mu.Lock()
+	defer c.dir.mu.Unlock()
+	c.dir.forgets++
+	clear(c.dir.entries)
+}
+
+// Known returns what User would answer without asking Clerk; known is false
+// where it would have to ask.
+func (c *Clerk) Known(subject string) (u identity.User, err error, known bool) { //nolint:revive // the error is the answer
+	c.dir.mu.Lock()
+	e, ok := c.dir.entries[subject]
+	c.dir.mu.Unlock()
+	if !ok || !e.current(c.now()) {
+		return identity.User{}, nil, false
+	}
+	return clone(e.user), e.err, true
 }
 
 func (e entry) current(now time.Time) bool {
@@ -100,6 +120,10 @@ func (e entry) current(now time.Time) bool {
 func (d *directory) put(subject string, e entry) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.putLocked(subject, e)
+}
+
+func (d *directory) putLocked(subject string, e entry) {
 	if _, ok := d.entries[subject]; !ok && len(d.entries) >= maxEntries {
 		oldest, seen := "", 0
 		for k, v := range d.entries {
@@ -139,12 +163,11 @@ func (c *Clerk) lookup(ctx context.Context, subject string) (identity.User, erro
 	if found.ID != subject {
 		return identity.User{}, unavailable("read the user", errors.New("the answer is not about the user who was asked for"))
 	}
-	u := convert(found)
-	u.Memberships, err = c.memberships(ctx, subject)
+	memberships, err := c.memberships(ctx, subject)
 	if err != nil {
 		return identity.User{}, err
 	}
-	return u, nil
+	return c.describe(found, deprovisioned(found), memberships), nil
 }
 
 func (c *Clerk) memberships(ctx context.Context, subject string) ([]identity.Membership, error) {
@@ -182,14 +205,16 @@ func (c *Clerk) memberships(ctx context.Context, subject string) ([]identity.Mem
 	return all, nil
 }
 
-func convert(v *clerksdk.User) identity.User {
+// describe makes one description of what Clerk says in two answers.
+func (c *Clerk) describe(v *clerksdk.User, deprovisioned bool, memberships []identity.Membership) identity.User {
 	u := identity.User{
-		ID:     v.ID,
-		Email:  primaryEmail(v),
-		Banned: v.Banned,
-		Locked: v.Locked,
-		Roles:  roles(v.PublicMetadata),
+		ID:          v.ID,
+		Banned:      v.Banned || deprovisioned,
+		Locked:      v.Locked,
+		Roles:       rolesUnder(v.PublicMetadata, c.roleKey),
+		Memberships: memberships,
 	}
+	u.Email, u.EmailVerified = primaryEmail(v)
 	for to, from := range map[*string]*string{&u.FirstName: v.FirstName, &u.LastName: v.LastName, &u.ImageURL: v.ImageURL} {
 		if from != nil {
 			*to = *from
@@ -199,31 +224,33 @@ func convert(v *clerksdk.User) identity.User {
 	if json.Unmarshal(v.PublicMetadata, &object) == nil && object != nil {
 		u.PublicMetadata = v.PublicMetadata
 	}
-	// "restricted from signing in", as a ban is; the SDK doesn't know it yet
-	// (bapi specification, schema User).
-	var more struct {
-		Deprovisioned bool `json:"deprovisioned"`
-	}
-	if v.Response != nil && json.Unmarshal(v.Response.RawJSON, &more) == nil && more.Deprovisioned {
-		u.Banned = true
-	}
+	giveRoles(&u, c.roleRules)
 	return u
 }
 
+// deprovisioned reports whether the user is "restricted from signing in", as one
+// who is banned is; the SDK doesn't know it yet (bapi specification, schema User).
+func deprovisioned(v *clerksdk.User) bool {
+	var more struct {
+		Deprovisioned bool `json:"deprovisioned"`
+	}
+	return v.Response != nil && json.Unmarshal(v.Response.RawJSON, &more) == nil && more.Deprovisioned
+}
+
 // primaryEmail returns the primary address, or the only one, unless Clerk says
-// that it isn't verified.
-func primaryEmail(v *clerksdk.User) string {
+// that it isn't verified; and whether Clerk says that it is both.
+func primaryEmail(v *clerksdk.User) (address string, verified bool) {
 	for _, a := range v.EmailAddresses {
 		if a == nil || v.PrimaryEmailAddressID != nil && a.ID != *v.PrimaryEmailAddressID ||
 			v.PrimaryEmailAddressID == nil && len(v.EmailAddresses) > 1 {
 			continue
 		}
 		if a.Verification != nil && a.Verification.Status != "verified" {
-			return ""
+			return "", false
 		}
-		return a.EmailAddress
+		return a.EmailAddress, a.Verification != nil && v.PrimaryEmailAddressID != nil
 	}
-	return ""
+	return "", false
 }
 
 // errNoOrganisations reports an instance that has organisations switched off:

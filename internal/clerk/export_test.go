@@ -7,10 +7,10 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 )
 
-// What the tests of this package reach beyond its API: two parsers for their
+// What the tests of this package reach beyond its API: parsers for their
 // fuzz targets, the pauses between retries, and the bound of the cache.
 var (
-	Roles       = roles
+	Roles       = rolesUnder
 	CheckHeader = checkHeader
 )
 

@@ -108,10 +108,7 @@ func newRig(t *testing.T, wrap func(http.Handler) http.Handler) *rig {
 func newClerk(t *testing.T, base string, c *clock, l *log) *clerk.Clerk {
 	t.Helper()
 	transport := &http.Transport{}
-	k, err := clerk.New(clerk.Options{
-		FrontendAPI: base, APIURL: base, ClientID: clientID, ClientSecret: clientSecret, SecretKey: secretKey, RedirectURL: redirectURL,
-		HTTPClient: &http.Client{Transport: transport}, Logger: slog.New(slog.NewTextHandler(l, nil)), Now: c.Now,
-	})
+	k, err := clerk.New(options(base, transport, c, l))
 	must(t, err)
 	t.Cleanup(func() {
 		must(t, k.Close())
@@ -121,6 +118,20 @@ func newClerk(t *testing.T, base string, c *clock, l *log) *clerk.Clerk {
 		}
 	})
 	return k
+}
+
+func options(base string, transport *http.Transport, c *clock, l *log) clerk.Options {
+	return clerk.Options{
+		FrontendAPI: base, APIURL: base, ClientID: clientID, ClientSecret: clientSecret, SecretKey: secretKey, RedirectURL: redirectURL,
+		HTTPClient: &http.Client{Transport: transport}, Logger: slog.New(slog.NewTextHandler(l, nil)), Now: c.Now,
+	}
+}
+
+// options are those of the rig's Clerk, for another one.
+func (r *rig) options() clerk.Options {
+	transport := &http.Transport{}
+	r.t.Cleanup(transport.CloseIdleConnections)
+	return options(r.url, transport, r.clock, r.log)
 }
 
 func must(t *testing.T, err error) {

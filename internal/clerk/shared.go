@@ -64,6 +64,13 @@ func (s *shared[T]) forget(key string) {
 	delete(s.calls, key)
 }
 
+// forgetAll is forget for every key.
+func (s *shared[T]) forgetAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.calls)
+}
+
 // spawn starts f in a goroutine that Close waits for.
 func (c *Clerk) spawn(f func()) bool {
 	c.mu.Lock()

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -217,38 +216,4 @@ func verifyError(err error) error {
 		return errors.New("it is not valid yet (nbf)")
 	}
 	return errors.New("it is malformed")
-}
-
-// roles returns what public metadata says in "role": a string, or a list of
-// strings. Anything else is no role at all. The member's name is compared
-// exactly, as encoding/json would not.
-func roles(publicMetadata json.RawMessage) []string {
-	var metadata map[string]json.RawMessage
-	if json.Unmarshal(publicMetadata, &metadata) != nil {
-		return nil
-	}
-	raw := metadata["role"]
-	var list []string
-	var one *string
-	if json.Unmarshal(raw, &one) == nil && one != nil {
-		list = []string{*one}
-	} else {
-		var many []*string
-		if json.Unmarshal(raw, &many) != nil {
-			return nil
-		}
-		for _, r := range many {
-			if r == nil {
-				return nil
-			}
-			list = append(list, *r)
-		}
-	}
-	var out []string
-	for _, r := range list {
-		if r != "" && !slices.Contains(out, r) {
-			out = append(out, r)
-		}
-	}
-	return out
 }

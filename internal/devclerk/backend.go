@@ -130,6 +130,12 @@ func orNull(s string) any {
 // userJSON has every required member of the schema User; times are Unix milliseconds.
 func userJSON(a account) map[string]any {
 	empty := []any{}
+	verification := any(map[string]any{
+		"object": "verification_otp", "status": "verified", "strategy": "email_code", "attempts": 1, "expire_at": a.created.Add(codeLifetime).UnixMilli(),
+	})
+	if a.Unverified {
+		verification = nil // schema EmailAddress: nullable; nobody has begun with it
+	}
 	return map[string]any{
 		"id":                       a.ID,
 		"object":                   "user",
@@ -150,12 +156,10 @@ func userJSON(a account) map[string]any {
 			"object":        "email_address",
 			"email_address": a.Email,
 			"reserved":      false,
-			"verification": map[string]any{
-				"object": "verification_otp", "status": "verified", "strategy": "email_code", "attempts": 1, "expire_at": a.created.Add(codeLifetime).UnixMilli(),
-			},
-			"linked_to":  empty,
-			"created_at": a.created.UnixMilli(),
-			"updated_at": a.created.UnixMilli(),
+			"verification":  verification,
+			"linked_to":     empty,
+			"created_at":    a.created.UnixMilli(),
+			"updated_at":    a.created.UnixMilli(),
 		}},
 		"phone_numbers":                   empty,
 		"web3_wallets":                    empty,

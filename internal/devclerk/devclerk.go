@@ -1,6 +1,6 @@
 // Package devclerk is a stand-in for Clerk that runs on loopback: an
 // http.Handler with Clerk's OpenID Connect endpoints, a sign-in page, and the
-// part of Clerk's Backend API that reads users. It serves `serve --dev`, where
+// part of Clerk's Backend API that reads users; it delivers webhooks. It serves `serve --dev`, where
 // nobody has an account yet, and the tests, which steer it while it runs: roles
 // change, users are banned, the service is slow or down. Person is the one who
 // signs in where there is no browser.
@@ -72,6 +72,7 @@ type Server struct {
 	log          *slog.Logger
 	mux          *http.ServeMux
 	origin       *http.CrossOriginProtection
+	sender       *http.Client // of webhooks
 
 	mu        sync.Mutex
 	issuer    string
@@ -87,6 +88,7 @@ type Server struct {
 	denyNext  bool
 	consent   bool
 	opaque    bool
+	webhook   webhookEndpoint
 }
 
 // New makes a stand-in for Clerk. It does not listen: serve it with
@@ -100,6 +102,7 @@ func New(o Options) (*Server, error) {
 		now:          o.Now,
 		log:          o.Logger,
 		origin:       http.NewCrossOriginProtection(),
+		sender:       &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: webhookTimeout},
 		sessions:     map[string]session{},
 		codes:        map[string]*code{},
 		tokens:       map[string]*token{},
@@ -209,6 +212,8 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/users/count", s.backend(s.serveUserCount))
 	mux.HandleFunc("GET /v1/users/{id}", s.backend(s.serveUser))
 	mux.HandleFunc("GET /v1/users/{id}/organization_memberships", s.backend(s.serveMemberships))
+	mux.HandleFunc("GET /users", s.serveUsersPage)
+	mux.HandleFunc("POST /users", s.serveUserAction)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeErrors(w, http.StatusNotFound, errNotFound("The URL was not found"))
 	})

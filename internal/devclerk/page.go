@@ -78,6 +78,10 @@ func showPage(w http.ResponseWriter, status int, req *authRequest, p page) {
 		http.Error(w, "the page can't be made", http.StatusInternalServerError)
 		return
 	}
+	writePage(w, status, b.Bytes())
+}
+
+func writePage(w http.ResponseWriter, status int, page []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", pagePolicy)
@@ -85,5 +89,5 @@ func showPage(w http.ResponseWriter, status int, req *authRequest, p page) {
 	// Not no-referrer: browsers then send "Origin: null" with the form.
 	h.Set("Referrer-Policy", "same-origin")
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes())
+	_, _ = w.Write(page)
 }

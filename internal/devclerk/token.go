@@ -292,7 +292,7 @@ func (a *account) addClaims(claims map[string]any, scope string) {
 			}
 		case "email":
 			claims["email"] = a.Email
-			claims["email_verified"] = true
+			claims["email_verified"] = !a.Unverified
 		case "public_metadata":
 			claims["public_metadata"] = a.PublicMetadata
 			claims["unsafe_metadata"] = a.UnsafeMetadata

@@ -19,7 +19,7 @@ const (
 // User is one user of the stand-in.
 type User struct {
 	ID              string // "user_…"; "": made up
-	Email           string // primary address, verified
+	Email           string // primary address
 	Username        string
 	FirstName       string
 	LastName        string
@@ -27,6 +27,7 @@ type User struct {
 	PublicMetadata  map[string]any // "role" lies here
 	PrivateMetadata map[string]any
 	UnsafeMetadata  map[string]any // what users can write themselves
+	Unverified      bool           // the address is not verified
 	Memberships     []Membership
 	Banned          bool
 	Locked          bool
@@ -160,17 +161,27 @@ func (s *Server) accounts() []account {
 	return list
 }
 
-// update changes the account of id under the lock.
+// update changes the account of id under the lock, and says so by webhook.
 func (s *Server) update(id string, change func(*account)) error {
+	a, err := s.change(id, change)
+	if err != nil {
+		return err
+	}
+	s.deliver(s.event("user.updated", userJSON(a)))
+	return nil
+}
+
+// change changes the account of id under the lock and returns a copy of it.
+func (s *Server) change(id string, change func(*account)) (account, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := s.find(id)
 	if a == nil {
-		return fmt.Errorf("%w %q", errUnknownUser, id)
+		return account{}, fmt.Errorf("%w %q", errUnknownUser, id)
 	}
 	change(a)
 	a.updated = s.now()
-	return nil
+	return a.copy(), nil
 }
 
 // SetRole sets publicMetadata.role of a user; "" removes it.
@@ -207,10 +218,25 @@ func (s *Server) SetEmail(id, email string) error {
 	return s.update(id, func(a *account) { a.Email = email })
 }
 
+// SetVerified says whether the address of a user is verified.
+func (s *Server) SetVerified(id string, verified bool) error {
+	return s.update(id, func(a *account) { a.Unverified = !verified })
+}
+
 // Ban bans a user: "all their sessions are revoked and they are not allowed to
 // sign in again" (bapi specification, POST /users/{user_id}/ban).
 func (s *Server) Ban(id string) error {
-	return s.update(id, func(a *account) { a.Banned = true; s.endSessions(id) })
+	var ended []session
+	a, err := s.change(id, func(a *account) { a.Banned = true; ended = s.endSessions(id) })
+	if err != nil {
+		return err
+	}
+	events := []Webhook{s.event("user.updated", userJSON(a))}
+	for _, v := range ended {
+		events = append(events, s.event("session.revoked", s.sessionJSON(v)))
+	}
+	s.deliver(events...)
+	return nil
 }
 
 // Unban takes a ban back.
@@ -232,13 +258,16 @@ func (s *Server) Unlock(id string) error {
 // Delete deletes a user, and with it their sessions and tokens.
 func (s *Server) Delete(id string) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.users, func(a *account) bool { return a.ID == id })
+	if i >= 0 {
+		s.users = slices.Delete(s.users, i, i+1)
+		s.endSessions(id)
+	}
+	s.mu.Unlock()
 	if i < 0 {
 		return fmt.Errorf("%w %q", errUnknownUser, id)
 	}
-	s.users = slices.Delete(s.users, i, i+1)
-	s.endSessions(id)
+	s.deliver(s.event("user.deleted", deletedJSON(id)))
 	return nil
 }
 
@@ -248,23 +277,48 @@ func (s *Server) AddMembership(id string, m Membership) error {
 		return fmt.Errorf("membership of %q as %q: the organisation id starts with org_, the role with org:", m.OrgID, m.Role)
 	}
 	m.Permissions = slices.Clone(m.Permissions)
-	return s.update(id, func(a *account) {
-		a.Memberships = slices.DeleteFunc(a.Memberships, func(o Membership) bool { return o.OrgID == m.OrgID })
-		a.Memberships = append(a.Memberships, m)
+	kind := "organizationMembership.created"
+	a, err := s.change(id, func(a *account) {
+		others := slices.DeleteFunc(a.Memberships, func(o Membership) bool { return o.OrgID == m.OrgID })
+		if len(others) < len(a.Memberships) {
+			kind = "organizationMembership.updated"
+		}
+		a.Memberships = append(others, m)
 	})
+	if err != nil {
+		return err
+	}
+	s.deliver(s.event(kind, membershipJSON(a, m)))
+	return nil
 }
 
 // RemoveMembership takes a user out of an organisation.
 func (s *Server) RemoveMembership(id, orgID string) error {
-	return s.update(id, func(a *account) {
-		a.Memberships = slices.DeleteFunc(a.Memberships, func(o Membership) bool { return o.OrgID == orgID })
+	var removed []Membership
+	a, err := s.change(id, func(a *account) {
+		a.Memberships = slices.DeleteFunc(a.Memberships, func(o Membership) bool {
+			if o.OrgID != orgID {
+				return false
+			}
+			removed = append(removed, o)
+			return true
+		})
 	})
+	if err != nil {
+		return err
+	}
+	for _, m := range removed {
+		s.deliver(s.event("organizationMembership.deleted", membershipJSON(a, m)))
+	}
+	return nil
 }
 
-// endSessions ends the sessions and tokens of a user. s.mu is held.
-func (s *Server) endSessions(id string) {
+// endSessions ends the sessions and tokens of a user and returns the former.
+// s.mu is held.
+func (s *Server) endSessions(id string) (ended []session) {
 	for k, v := range s.sessions {
 		if v.user == id {
+			ended = append(ended, v)
 			delete(s.sessions, k)
 		}
 	}
@@ -273,4 +327,5 @@ func (s *Server) endSessions(id string) {
 			delete(s.tokens, k)
 		}
 	}
+	return ended
 }

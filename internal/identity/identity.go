@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -45,10 +46,11 @@ func (p *Principal) HasScope(scope string) bool {
 type User struct {
 	ID             string // "user_…"
 	Email          string // primary address
+	EmailVerified  bool   // Clerk says that Email is the primary address and theirs
 	FirstName      string
 	LastName       string
 	ImageURL       string
-	Roles          []string        // from publicMetadata.role: one string or a list
+	Roles          []string        // from publicMetadata.role, one string or a list, and by the operator's rules
 	PublicMetadata json.RawMessage // as Clerk holds it; nil or an object
 	Memberships    []Membership    // organisations, with the role in each
 	Banned         bool
@@ -64,8 +66,10 @@ type Membership struct {
 	Permissions []string // "org:feature:permission"
 }
 
-// HasRole reports whether the user holds one of roles, either in public
-// metadata ("admin") or in an organisation ("org:admin").
+// HasRole reports whether the user holds one of roles: a role of public
+// metadata ("admin"), or in any of their organisations a role ("org:admin") or
+// a permission ("org:invoices:read"). With "@" and an organisation's id or slug
+// behind it, the latter counts in that organisation only ("org:admin@org_1").
 func (u *User) HasRole(roles ...string) bool {
 	if u == nil {
 		return false
@@ -74,13 +78,27 @@ func (u *User) HasRole(roles ...string) bool {
 		if slices.Contains(u.Roles, want) {
 			return true
 		}
+		name, org, only := strings.Cut(want, "@")
 		for i := range u.Memberships {
-			if u.Memberships[i].Role == want {
+			if m := &u.Memberships[i]; (!only || m.In(org)) && m.grants(name) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// In reports whether the membership is one of the organisation with that id or
+// slug. What looks like an id is one: slugs are chosen by users.
+func (m *Membership) In(org string) bool {
+	if strings.HasPrefix(org, "org_") {
+		return m.OrgID == org
+	}
+	return org != "" && m.OrgSlug == org
+}
+
+func (m *Membership) grants(name string) bool {
+	return name != "" && (m.Role == name || slices.Contains(m.Permissions, name))
 }
 
 type principalKey struct{}

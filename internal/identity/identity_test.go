@@ -8,8 +8,13 @@ import (
 
 func TestRolesComeFromMetadataAndFromOrganizations(t *testing.T) {
 	user := &identity.User{
-		Roles:       []string{"premium"},
-		Memberships: []identity.Membership{{OrgID: "org_1", Role: "org:admin"}},
+		Roles: []string{"premium"},
+		Memberships: []identity.Membership{
+			{OrgID: "org_1", Role: "org:admin"},
+			{OrgID: "org_2", OrgSlug: "acme", Role: "org:member", Permissions: []string{"org:invoices:read"}},
+			{OrgID: "org_3"},
+			{OrgID: "org_4", OrgSlug: "org_5", Role: "org:member"},
+		},
 	}
 	for _, tt := range []struct {
 		user  *identity.User
@@ -21,6 +26,17 @@ func TestRolesComeFromMetadataAndFromOrganizations(t *testing.T) {
 		{user, []string{"org:admin"}, true},
 		{user, []string{"admin"}, false}, // an organisation's admin is not the server's
 		{user, []string{"Premium"}, false},
+		{user, []string{"org:invoices:read"}, true}, // a permission counts as a role
+		{user, []string{"org:admin@org_1"}, true},
+		{user, []string{"org:admin@org_2"}, false},
+		{user, []string{"org:member@acme"}, true},
+		{user, []string{"org:invoices:read@acme"}, true},
+		{user, []string{"org:invoices:read@org_1"}, false},
+		{user, []string{"org:member@org_5"}, false}, // its slug, chosen to be taken for an id
+		{user, []string{"org:admin@"}, false},
+		{user, []string{"@org_3"}, false},
+		{user, []string{"@"}, false},
+		{user, []string{"premium@org_1"}, false}, // a role of metadata is of no organisation
 		{user, []string{""}, false},
 		{user, nil, false},
 		{&identity.User{}, []string{"admin"}, false},

@@ -189,6 +189,25 @@ func (s *Server) Notify(match func(*identity.Principal) bool, raw []byte) error 
 	return nil
 }
 
+// EndStreams ends the open listening streams of principals that match. It does
+// not wait for them; what was notified before is sent.
+func (s *Server) EndStreams(match func(*identity.Principal) bool) {
+	s.listeners.mu.Lock()
+	defer s.listeners.mu.Unlock()
+	for l := range s.listeners.modern {
+		if match(l.principal) {
+			l.finish()
+		}
+	}
+	for _, streams := range s.listeners.legacy {
+		for _, l := range streams {
+			if match(l.principal) {
+				l.finish()
+			}
+		}
+	}
+}
+
 // Listening returns the subjects that have a listening stream open here, each
 // once, in no order.
 func (s *Server) Listening() []string {

@@ -7,7 +7,7 @@
 // records; rooms above arrange their state so that none is needed.
 //
 // Keys (see docs/architecture.md): grant/SUBJECT/ID, client/ID,
-// consent/SUBJECT/…, signin/HASH, device/HASH, session/ID.
+// consent/SUBJECT/…, signin/HASH, device/HASH, session/ID, webhook/HASH.
 //
 // The package holds the embedded store (OpenBolt) and the one in memory
 // (NewMemory); those that several instances share are in redis and postgres.
