@@ -102,7 +102,9 @@ func TestTokenGuessingIsStoppedPerAddress(t *testing.T) {
 	tk := e.signIn(c)
 	e.addr = "[2001:db8:1:2::1]:1"
 	var a answer
+	guesses := 0
 	for i := range 2000 {
+		guesses = i
 		e.addr = fmt.Sprintf("[2001:db8:1:2::%x]:1", i+1) // one /64, one customer
 		if a = e.refresh(c, "mcpc_rt_guess"); a.status == http.StatusTooManyRequests {
 			break
@@ -110,6 +112,9 @@ func TestTokenGuessingIsStoppedPerAddress(t *testing.T) {
 	}
 	if a.status != http.StatusTooManyRequests || a.header.Get("Retry-After") == "" || a.oauthError(t) == "" {
 		t.Fatalf("%d %s", a.status, a.body)
+	}
+	if guesses > 200 { // a refusal costs what ten answers cost
+		t.Errorf("stopped after %d guesses", guesses)
 	}
 	e.addr = "[2001:db8:1:3::1]:1"
 	e.tokens(e.refresh(c, tk.refresh))
