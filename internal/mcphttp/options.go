@@ -57,7 +57,7 @@ type Options struct {
 	KeepAlive       time.Duration // silence on a stream before a comment is sent; default 15 s
 	ReadTimeout     time.Duration // for a request body; default 30 s
 	WriteTimeout    time.Duration // for one write to a client that does not read; default 60 s
-	DetachedTimeout time.Duration // how long a legacy call goes on after its client went; default 2 min
+	DetachedTimeout time.Duration // how long a legacy call goes on after its client went, and its stream is kept for it; default 2 min
 
 	Logger *slog.Logger     // default: discards
 	Now    func() time.Time // default: time.Now

@@ -25,6 +25,7 @@ type Server struct {
 	callers   *callers
 	secrets   secretWarner
 	listeners listeners
+	replays   *replays
 	unhook    func()        // ends the mailbox subscription
 	quit      chan struct{} // closed when a shutdown begins
 
@@ -75,6 +76,7 @@ func New(o Options) (*Server, error) {
 		unhook:    func() {},
 	}
 	s.listeners.init()
+	s.replays = newReplays(o.DetachedTimeout)
 	s.secrets.warn = func(name string) {
 		s.log.Warn("a client sends a header that looks like a secret of the server; it is ignored, and should be removed from that client's configuration", "header", name)
 	}
@@ -245,6 +247,13 @@ func (s *Server) enter() bool {
 	}
 	s.active++
 	return true
+}
+
+// stay counts one more as inside, for work that outlives its request.
+func (s *Server) stay() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active++
 }
 
 func (s *Server) leave() {
