@@ -43,7 +43,7 @@ func (s *Server) authorize(ctx context.Context, x *exchange) (*mcp.CallToolResul
 		return nil, fmt.Errorf("no principal: %w", identity.ErrInvalidToken)
 	}
 	if !p.HasScope(authserver.ScopeTools) {
-		return nil, &mcphttp.ScopeError{Scopes: []string{authserver.ScopeTools}}
+		return nil, &mcphttp.ScopeError{Scopes: x.tool.needs()}
 	}
 	if x.call.Message.Method == string(mcp.MethodToolsList) {
 		return nil, s.prepareList(ctx, x)
@@ -52,7 +52,10 @@ func (s *Server) authorize(ctx context.Context, x *exchange) (*mcp.CallToolResul
 		return nil, nil
 	}
 	if len(x.tool.roles) == 0 {
-		return nil, s.checkStanding(ctx, x)
+		if err := s.checkStanding(ctx, x); err != nil {
+			return nil, err
+		}
+		return nil, checkScopes(p, x.tool)
 	}
 	user, err := x.user(ctx)
 	switch {
@@ -67,7 +70,31 @@ func (s *Server) authorize(ctx context.Context, x *exchange) (*mcp.CallToolResul
 		return mcp.NewToolResultErrorf("%s is refused: it needs %s, which the account %s does not have. An administrator can give it in Clerk; it counts within a minute",
 			x.tool.name, oneOf(x.tool.roles), account(user)), nil
 	}
-	return nil, nil
+	// The role first: no scope helps whom it is missing.
+	return nil, checkScopes(p, x.tool)
+}
+
+// checkScopes refuses a token without a scope of the tool. The refusal names
+// all that the call needs, for clients that ask for just what it names.
+func checkScopes(p *identity.Principal, t *registered) error {
+	for _, sc := range t.scopes {
+		if !p.HasScope(sc.Name) {
+			return &mcphttp.ScopeError{Scopes: t.needs()}
+		}
+	}
+	return nil
+}
+
+// needs are the scopes that a call of the tool needs; t may be nil, for a call
+// that names none.
+func (t *registered) needs() []string {
+	names := []string{authserver.ScopeTools}
+	if t != nil {
+		for _, sc := range t.scopes {
+			names = append(names, sc.Name)
+		}
+	}
+	return names
 }
 
 // checkStanding refuses a caller who is known to be banned or gone. Who cannot

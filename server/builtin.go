@@ -44,8 +44,12 @@ func workersAI(base, accountID string, token Secret, client *http.Client) ImageP
 	}}
 }
 
+// ScopeImages is the scope of generateImage: with it an application may have
+// pictures made for a user whose role allows that.
+const ScopeImages = "mcp:images"
+
 // AddBuiltinTools adds add and userInfo, for every signed-in user, and
-// generateImage, for the roles that o names.
+// generateImage, for the roles that o names and tokens with ScopeImages.
 func (s *Server) AddBuiltinTools(o BuiltinTools) {
 	tool, h := tools.Add()
 	s.AddTool(tool, h, checksItself)
@@ -69,5 +73,6 @@ func (s *Server) AddBuiltinTools(o BuiltinTools) {
 		_ = Progress(ctx, done, total, message)
 	}
 	tool, h = tools.GenerateImage(image)
-	s.AddTool(tool, h, checksItself, RequireRole(roles...))
+	s.AddTool(tool, h, checksItself, RequireRole(roles...),
+		RequireScope(ScopeImages, "Have pictures made in your name, if your role allows it"))
 }

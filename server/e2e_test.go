@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"image/png"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -349,4 +350,64 @@ func TestNotificationsStayWithTheirCall(t *testing.T) {
 			}
 		})
 	}
+}
+
+// RFC 6750 section 3.1, MCP authorization "Step-Up Authorization Flow": what
+// the token lacks is named, so that the client can ask for it. What the user
+// lacks no scope can give.
+func TestACallBeyondTheTokensScopeIsRefusedWithWhatItNeeds(t *testing.T) {
+	r := start(t, nil, func(s *server.Server) {
+		h := func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			return mcp.NewToolResultText("sent"), nil
+		}
+		s.AddTool(mcp.NewTool("sendMail"), h, server.RequireScope("mcp:mail", "Send mail in your name"))
+	})
+	r.scope = "mcp:tools offline_access"
+	admin, member := r.signIn(adminMail), r.signIn(plainMail)
+	r.scope = "mcp:tools mcp:mail"
+	mailer := r.signIn(plainMail)
+
+	refused := func(c *client, tool, want string) {
+		t.Helper()
+		params := `{"name":"` + tool + `","arguments":{"prompt":"x"}}`
+		if c.modern {
+			params = c.withMeta(params)
+		}
+		resp := c.post(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":`+params+`}`, tool)
+		defer resp.Body.Close()
+		got := resp.Header.Get("WWW-Authenticate")
+		if resp.StatusCode != http.StatusForbidden || !strings.Contains(got, `error="insufficient_scope"`) || !strings.Contains(got, `scope="`+want+`"`) || !strings.Contains(got, "resource_metadata=") {
+			t.Errorf("%s: %s %q", tool, resp.Status, got)
+		}
+	}
+	for era, c := range r.both(admin.Access) {
+		t.Run("admin in "+era, func(t *testing.T) {
+			refused(c, "generateImage", "mcp:tools mcp:images")
+			refused(c, "sendMail", "mcp:tools mcp:mail")
+			if names, _ := c.list(); names != "add generateImage sendMail userInfo" { // or nobody could step up
+				t.Errorf("tools %q", names)
+			}
+			if got := c.tool("add", `{"a":1,"b":2}`).text(); got != "3" {
+				t.Errorf("add: %q", got)
+			}
+		})
+	}
+	for era, c := range r.both(member.Access) {
+		t.Run("member in "+era, func(t *testing.T) {
+			if got := c.tool("generateImage", `{"prompt":"x"}`); !got.IsError || !strings.Contains(got.text(), "admin, premium, image_generation") {
+				t.Errorf("a role that is missing is answered with %+v", got)
+			}
+			refused(c, "sendMail", "mcp:tools mcp:mail")
+		})
+	}
+	for _, c := range r.both(mailer.Access) {
+		if got := c.tool("sendMail", `{}`).text(); got != "sent" {
+			t.Errorf("sendMail: %q", got)
+		}
+	}
+	// A token narrowed by refreshing lacks even what every call needs.
+	r.scope = "mcp:tools mcp:mail offline_access"
+	wide := r.signIn(plainMail)
+	narrow := r.token(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {wide.Refresh}, "client_id": {wide.client}, "scope": {"mcp:mail"}})
+	refused(r.stateless(narrow.Access), "sendMail", "mcp:tools mcp:mail")
 }

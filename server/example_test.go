@@ -107,6 +107,36 @@ func ExampleServer_Handler() {
 	// /mcp 401 application/json
 }
 
+// With a path in PublicURL the server claims nothing of a site but that path
+// and the well-known documents.
+func ExampleServer_Handler_belowAPath() {
+	options := exampleOptions()
+	options.PublicURL = "https://example.com/tools/mcp-clerk"
+	srv, err := server.New(context.Background(), options)
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	defer srv.Close()
+
+	mux := http.NewServeMux()
+	mux.Handle("/tools/mcp-clerk/", srv.Handler())
+	mux.Handle("/.well-known/", srv.Handler())
+	mux.HandleFunc("POST /token", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "the site's own") })
+
+	fmt.Println(srv.URL())
+	for _, path := range []string{"/tools/mcp-clerk/mcp", "/.well-known/oauth-protected-resource/tools/mcp-clerk/mcp", "/mcp"} {
+		rec := httptest.NewRecorder()
+		mux.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, path, nil))
+		fmt.Println(path, rec.Code)
+	}
+	// Output:
+	// https://example.com/tools/mcp-clerk/mcp
+	// /tools/mcp-clerk/mcp 401
+	// /.well-known/oauth-protected-resource/tools/mcp-clerk/mcp 200
+	// /mcp 404
+}
+
 // A tool that takes a while says how far it is. The notifications reach the
 // client that asked for them, and nobody else.
 func ExampleProgress() {

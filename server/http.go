@@ -29,9 +29,18 @@ const (
 // Handler serves everything: the MCP endpoint, the authorization server with
 // its well-known documents, /healthz, /readyz, and a page at / that says what
 // this is. Mount it where PublicURL points to: in a mux of one's own as
-// mux.Handle("/", srv.Handler()), next to more specific patterns. It expects
-// the whole path, also that of a prefix in PublicURL.
+// mux.Handle("/", srv.Handler()), next to more specific patterns; or, with a
+// prefix in PublicURL, at that prefix and at "/.well-known/" only, where clients
+// look for the metadata (RFC 8414 section 3.1, RFC 9728 section 3.1). The prefix
+// may be in front of the path or taken off.
 func (s *Server) Handler() http.Handler { return s.handler }
+
+// SignIns serves the last sign-ins of this instance, the newest first: which
+// client came how far, when, and why it stopped. It answers "why does my client
+// not connect?". It is a page for people, or JSON for Accept: application/json.
+// There are no secrets, accounts or addresses in it, but it is for the operator:
+// InternalHandler has it at /signins, and it must not be served to everyone.
+func (s *Server) SignIns() http.Handler { return s.auth.SignIns() }
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()

@@ -34,10 +34,11 @@ const (
 //	POST /compact       rewrites the embedded store without unused space; answers
 //	                    {"before":BYTES,"after":BYTES}
 //	GET  /debug/pprof/  profiles, as net/http/pprof describes them
+//	GET  /signins       the last sign-ins; see SignIns
 //
 // It belongs on a loopback listener of its own, never on that of Handler. It
 // refuses requests under any other name than a loopback one, and those that a
-// browser makes, so that no web page reaches it.
+// web page makes; /signins is the one address that a browser may open.
 //
 // Every user of the machine can reach a loopback port. What copies or changes
 // the store therefore asks for key as a bearer token (RFC 6750 section 2.1);
@@ -54,6 +55,7 @@ func (s *Server) InternalHandler(key Secret) http.Handler {
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.Handle("/signins", s.SignIns())
 	return telemetry.Access(notForPages(mux), s.log)
 }
 
@@ -67,7 +69,7 @@ func notForPages(next http.Handler) http.Handler {
 		case !isLoopback((&url.URL{Host: r.Host}).Hostname()):
 			plain(w, http.StatusMisdirectedRequest, "the internal listener answers under loopback names only")
 			return
-		case r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil:
+		case r.Header["Origin"] != nil || r.Header["Sec-Fetch-Site"] != nil && !opened(r):
 			plain(w, http.StatusForbidden, "the internal listener does not answer browsers")
 			return
 		}
@@ -81,6 +83,13 @@ func notForPages(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// opened reports whether a person has opened the page of the sign-ins in a
+// browser, by its address or from a bookmark: no other page has a part in it
+// (W3C Fetch Metadata, section 2.4).
+func opened(r *http.Request) bool {
+	return r.URL.Path == "/signins" && r.Header.Get("Sec-Fetch-Site") == "none" && r.Header.Get("Sec-Fetch-Mode") == "navigate"
 }
 
 // withKey lets those through who present key.

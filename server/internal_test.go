@@ -247,3 +247,41 @@ func TestABackupThatFailsHalfWayIsNotWhole(t *testing.T) {
 		t.Errorf("error %v, trailer %v", err, resp.Trailer)
 	}
 }
+
+// Where a sign-in stopped is for the operator, with a browser or without; no
+// web page gets at it.
+func TestTheInternalHandlerShowsTheSignIns(t *testing.T) {
+	r := start(t, nil, nil)
+	r.signIn(plainMail)
+	at := internalOf(t, r.srv) + "/signins"
+	for name, tc := range map[string]struct {
+		headers []string
+		status  int
+		want    string
+	}{
+		"program":      {[]string{"Accept", "application/json"}, 200, `"outcome":"signed in"`},
+		"person":       {[]string{"Accept", "text/html,application/json;q=0.9", "Sec-Fetch-Site", "none", "Sec-Fetch-Mode", "navigate"}, 200, "<h1>Sign-ins</h1>"},
+		"page":         {[]string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"}, 403, ""},
+		"script":       {[]string{"Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "cors"}, 403, ""},
+		"origin":       {[]string{"Origin", "https://evil.example", "Sec-Fetch-Site", "none", "Sec-Fetch-Mode", "navigate"}, 403, ""},
+		"rebound name": {[]string{"Host", "evil.example"}, 421, ""},
+	} {
+		resp := ask(t, http.MethodGet, at, tc.headers...)
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != tc.status || !strings.Contains(string(body), tc.want) || strings.Contains(string(body), plainMail) {
+			t.Errorf("%s: %s: %s", name, resp.Status, body)
+		}
+		if tc.status == 200 && !strings.Contains(string(body), "Rig") {
+			t.Errorf("%s: the client is missing: %s", name, body)
+		}
+	}
+	if resp := ask(t, http.MethodGet, strings.TrimSuffix(at, "signins")+"debug/pprof/", "Sec-Fetch-Site", "none", "Sec-Fetch-Mode", "navigate"); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("profiles for a browser: %s", resp.Status)
+	}
+	if resp, _ := get(t, r.url+"/signins"); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("on the public listener: %s", resp.Status)
+	}
+}

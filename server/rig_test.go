@@ -44,6 +44,7 @@ type rig struct {
 	addr   string
 	change func(*server.Options)
 	tools  func(*server.Server)
+	scope  string       // that signIn asks for
 	ahead  atomic.Int64 // of the clock, in nanoseconds
 	log    *lockedBuffer
 
@@ -76,7 +77,7 @@ func (r *rig) advance(d time.Duration) { r.ahead.Add(int64(d)) }
 // beside the built-in ones; both may be nil.
 func start(t *testing.T, change func(*server.Options), tools func(*server.Server)) *rig {
 	t.Helper()
-	r := &rig{t: t, change: change, tools: tools, addr: "localhost:0", log: &lockedBuffer{},
+	r := &rig{t: t, change: change, tools: tools, addr: "localhost:0", scope: "mcp:tools mcp:images offline_access", log: &lockedBuffer{},
 		store: "bolt:" + filepath.Join(t.TempDir(), "state.db")}
 	var err error
 	if r.clerk, err = devclerk.New(devclerk.Options{Now: r.now}); err != nil {
@@ -193,7 +194,7 @@ func (r *rig) signIn(email string) tokens {
 	query := url.Values{
 		"response_type": {"code"}, "client_id": {client.ID}, "redirect_uri": {callback}, "state": {"the-state"},
 		"code_challenge": {base64.RawURLEncoding.EncodeToString(challenge[:])}, "code_challenge_method": {"S256"},
-		"resource": {r.srv.URL()}, "scope": {"mcp:tools offline_access"},
+		"resource": {r.srv.URL()}, "scope": {r.scope},
 	}
 	b := newBrowser(r.t, callback)
 	b.open(r.url + "/authorize?" + query.Encode())

@@ -14,6 +14,7 @@ import (
 	mcpserver "github.com/mark3labs/mcp-go/server"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 )
 
@@ -42,12 +43,36 @@ func RequireRole(roles ...string) ToolOption {
 	return func(t *registered) { t.roles = roles }
 }
 
+// RequireScope makes a tool callable only with a token that carries the scope,
+// beside "mcp:tools" which every call needs. Scopes are what people give to an
+// application, roles what they have themselves: the tool stays in tools/list,
+// and a call whose token lacks the scope is refused with 403
+// insufficient_scope, so that the client can ask its user for more (MCP
+// authorization, "Step-Up Authorization Flow"). A caller whose role is missing
+// is not sent there.
+//
+// allows says on the consent page, in plain words, what the scope allows.
+// Tools of one group share a scope; the first description counts.
+// RequireScope panics when the name is not a scope-token (RFC 6749 section
+// 3.3) or is taken by the server itself ("mcp:tools", "offline_access"), and
+// without a description.
+func RequireScope(name, allows string) ToolOption {
+	if strings.TrimSpace(allows) == "" {
+		panic(fmt.Sprintf("server: RequireScope(%q) needs a description for the consent page", name))
+	}
+	if name == authserver.ScopeTools || name == authserver.ScopeOffline {
+		panic(fmt.Sprintf("server: RequireScope: the scope %q is the server's own", name))
+	}
+	return func(t *registered) { t.scopes = append(t.scopes, authserver.Scope{Name: name, Description: allows}) }
+}
+
 // registered is a tool with what the server knows about it.
 type registered struct {
 	name    string
 	tool    mcp.Tool
 	handler ToolHandler
 	roles   []string           // empty: every signed-in user
+	scopes  []authserver.Scope // that a token must carry beside ScopeTools
 	input   *jsonschema.Schema // nil: the handler checks its arguments itself
 }
 
@@ -63,7 +88,8 @@ var toolName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 //
 // It panics when the definition cannot be served: a name that is not 1 to 128
 // letters, digits, "_", "-" or "." (MCP 2026-07-28, server/tools, "Tool
-// Names"), no handler, or an input schema that does not compile.
+// Names"), no handler, an input schema that does not compile, or a scope that
+// is none.
 func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 	if !toolName.MatchString(tool.Name) {
 		panic(fmt.Sprintf("server: tool name %q must be 1 to 128 letters, digits, _, - or .", tool.Name))
@@ -78,6 +104,11 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 	t := &registered{name: tool.Name, tool: tool, handler: h, input: schema}
 	for _, opt := range opts {
 		opt(t)
+	}
+	for _, sc := range t.scopes {
+		if err := s.auth.AddScope(sc); err != nil {
+			panic(fmt.Sprintf("server: tool %q: %v", tool.Name, err))
+		}
 	}
 	s.toolsMu.Lock()
 	s.tools[tool.Name] = t

@@ -20,6 +20,21 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/server"
 )
 
+func TestRequireScopePanicsOnWhatIsNoScope(t *testing.T) {
+	r := start(t, nil, nil)
+	h := func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) { return nil, nil }
+	for _, bad := range [][2]string{{"", "x"}, {"a b", "x"}, {"mcp:mail", " "}, {"mcp:tools", "x"}, {"offline_access", "x"}} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("RequireScope(%q, %q) was accepted", bad[0], bad[1])
+				}
+			}()
+			r.srv.AddTool(mcp.NewTool("mail"), h, server.RequireScope(bad[0], bad[1]))
+		}()
+	}
+}
+
 func TestAddToolPanicsOnWhatCannotBeServed(t *testing.T) {
 	srv, err := server.New(t.Context(), valid())
 	if err != nil {
@@ -131,7 +146,7 @@ func TestHandlersKnowTheirCaller(t *testing.T) {
 		})
 	})
 	held := r.signIn(adminMail)
-	if got, want := r.legacy(held.Access).tool("who", `{}`).text(), devclerk.AdminID+" "+held.client+" "+adminMail+" mcp:tools,offline_access"; got != want {
+	if got, want := r.legacy(held.Access).tool("who", `{}`).text(), devclerk.AdminID+" "+held.client+" "+adminMail+" mcp:tools,mcp:images,offline_access"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if p := server.Principal(t.Context()); p != nil {

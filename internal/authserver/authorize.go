@@ -28,6 +28,8 @@ type authRequest struct {
 	Login   bool `json:"login,omitempty"`   // to sign in again or choose an account
 	Consent bool `json:"consent,omitempty"` // to approve again
 	None    bool `json:"none,omitempty"`    // nothing
+
+	Flight string `json:"flight,omitempty"` // id in the flight recorder
 }
 
 // url is the request as the client made it, to start over; prompt replaces its own.
@@ -87,7 +89,7 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 	}
 	c, err := s.loadClient(r.Context(), p.get("client_id"))
 	if errors.Is(err, errUnknownClient) {
-		s.unknownClientPage(w, r)
+		s.unknownClientPage(w, s.recordArrival(r, p, nil, ""))
 		return
 	}
 	if err != nil {
@@ -96,10 +98,11 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 	}
 	redirectURI, err := s.findRedirect(c, p.get("redirect_uri"))
 	if err != nil {
-		s.badRequestPage(w, r, err.Error())
+		s.badRequestPage(w, s.recordArrival(r, p, c, ""), err.Error())
 		return
 	}
-	req := &authRequest{Client: c.ID, Redirect: redirectURI}
+	r = s.recordArrival(r, p, c, redirectURI)
+	req := &authRequest{Client: c.ID, Redirect: redirectURI, Flight: flightOf(r)}
 	if !slices.Contains(p.repeated, "state") {
 		req.State = p.get("state")
 	}
@@ -165,6 +168,7 @@ func (s *Server) readRequest(req *authRequest, p params) error {
 // open redirector (RFC 9700 section 4.11.2).
 func (s *Server) refuseRequest(w http.ResponseWriter, r *http.Request, c *client, req *authRequest, oe *oauthError) {
 	s.logFailure(r.Context(), r.URL.Path, http.StatusFound, oe)
+	s.flights.step(req.Flight, stepStopped, "was refused at /authorize", oe.Code+": "+oe.Description)
 	target := req.refusal(s, oe)
 	if s.trustedRedirect(r, c, req) {
 		redirect(w, http.StatusFound, target)
@@ -239,6 +243,14 @@ func (s *Server) remembered(ctx context.Context, subject string, c *client, req 
 	}
 	rec, ok := s.loadConsent(ctx, subject, c)
 	return ok && rec.Redirect == req.Redirect && rec.Resource == s.site.resource && subset(req.Scopes, rec.Scopes)
+}
+
+// forgetConsent drops what a user has approved for a client: whoever ended a
+// grant wants to be asked before there is another.
+func (s *Server) forgetConsent(ctx context.Context, subject, clientID string) {
+	if err := s.store.Delete(ctx, consentKey(subject, clientID)); err != nil {
+		s.log.WarnContext(ctx, "consent not forgotten", "client", clientID, "subject", subject, "error", err)
+	}
 }
 
 func (s *Server) saveConsent(ctx context.Context, subject string, req *authRequest) error {

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
 )
 
 // RFC 6749 section 4.1.2.1: without a client and a redirect URI that belongs
@@ -162,6 +164,14 @@ func TestErrorsOfAnUnapprovedWebClientStopAtAPage(t *testing.T) {
 	if v := e.browser().authorize(c, "response_type", "token"); v.left {
 		t.Error("one user's approval counts in another browser")
 	}
+	// An approval ends with what was approved (RFC 7009).
+	tk := e.tokens(e.redeem(c, b.authorize(c).press("Approve").answer(c).Get("code")))
+	if a := e.post("/revoke", c.form("token", tk.refresh)); a.status != http.StatusOK {
+		t.Fatalf("revoke: %d %s", a.status, a.body)
+	}
+	if v := b.authorize(c, "response_type", "token"); v.left {
+		t.Error("the approval outlives the grant that its client has given back")
+	}
 }
 
 // Clients ask every server for the same scopes (RFC 6749 section 3.3).
@@ -179,6 +189,54 @@ func TestUnknownScopesAreDropped(t *testing.T) {
 		if tk := e.signIn(c, "scope", asked, "prompt", "consent"); tk.scope != want {
 			t.Errorf("scope %q granted as %q, want %q", asked, tk.scope, want)
 		}
+	}
+}
+
+// A client that does not know of scopes would not come back for more, and gets
+// all of the resource's; one that asks gets what it asked for, and what every
+// call needs.
+func TestScopesOfToolGroupsAreGivenWhenAskedForOrWhenNothingIs(t *testing.T) {
+	e := newEnv(t, func(o *authserver.Options) {
+		o.Scopes = []authserver.Scope{{Name: "mcp:images", Description: "Have pictures made"}}
+	})
+	for range 2 { // the second one changes nothing
+		if err := e.srv.AddScope(authserver.Scope{Name: "mcp:mail", Description: "Send mail"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, bad := range []string{"", "a b", `a"b`, "ü"} {
+		if err := e.srv.AddScope(authserver.Scope{Name: bad, Description: "x"}); err == nil {
+			t.Errorf("scope %q was added", bad)
+		}
+	}
+	c := e.register("Claude", webRedirect)
+	for asked, want := range map[string]string{
+		"":                          "mcp:tools mcp:images mcp:mail",
+		"openid":                    "mcp:tools mcp:images mcp:mail",
+		"offline_access":            "mcp:tools mcp:images mcp:mail offline_access",
+		"mcp:tools":                 "mcp:tools",
+		"mcp:mail":                  "mcp:tools mcp:mail",
+		"mcp:images offline_access": "mcp:tools mcp:images offline_access",
+	} {
+		if tk := e.signIn(c, "scope", asked); tk.scope != want {
+			t.Errorf("scope %q granted as %q, want %q", asked, tk.scope, want)
+		}
+	}
+	v := e.browser().authorize(c, "scope", "mcp:mail")
+	if !strings.Contains(v.body, "Send mail") || !strings.Contains(v.body, "your account may use") || strings.Contains(v.body, "pictures") {
+		t.Errorf("the page does not say in words what is asked for:\n%s", v.body)
+	}
+	// RFC 8414, RFC 9728 and RFC 6750 section 3: all of it is announced, but
+	// offline_access is not a matter of the resource.
+	const tools = "mcp:tools mcp:images mcp:mail"
+	if got := strings.Join(stringList(e.get("/.well-known/oauth-authorization-server").json(t)["scopes_supported"]), " "); got != tools+" offline_access" {
+		t.Errorf("scopes of the server: %s", got)
+	}
+	if got := strings.Join(stringList(e.get("/.well-known/oauth-protected-resource/mcp").json(t)["scopes_supported"]), " "); got != tools {
+		t.Errorf("scopes of the resource: %s", got)
+	}
+	if got := e.srv.Challenge(request(t, "POST", "https://mcp.example/mcp", nil), ""); !strings.Contains(got, `scope="`+tools+`"`) {
+		t.Errorf("challenge %s", got)
 	}
 }
 

@@ -22,6 +22,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
@@ -63,12 +65,6 @@ type Directory interface {
 	User(ctx context.Context, subject string) (identity.User, error)
 }
 
-// Scope is a scope that clients may ask for beside ScopeTools.
-type Scope struct {
-	Name        string
-	Description string // for the consent page: what it allows, in plain words
-}
-
 // Event is something that happened to a client or grant and that an operator
 // wants to find again: it is logged, and handed to Options.Observe.
 type Event struct {
@@ -92,7 +88,7 @@ type Options struct {
 	Store     store.Store
 	SignIn    SignIn
 	Directory Directory // nil: nobody is asked
-	Scopes    []Scope   // beside ScopeTools and ScopeOffline
+	Scopes    []Scope   // beside ScopeTools and ScopeOffline; AddScope adds more
 	// PrivateRedirects are redirect URIs with a private-use scheme (RFC 8252
 	// section 7.1) that clients may register, beside the built-in list.
 	PrivateRedirects []string
@@ -124,12 +120,14 @@ type Server struct {
 	log    *slog.Logger
 	now    func() time.Time
 
-	scopes    []Scope // supported, ScopeTools first
-	documents documents
 	redirects redirectPolicy
 	limits    limits
+	flights   *flights // the flight recorder
 	grants    *grantCache
 	cancel    func() // ends the subscription to revocations
+
+	offering sync.Mutex            // one AddScope at a time
+	offer    atomic.Pointer[offer] // what clients can ask for
 }
 
 // New returns a Server. It reports every fault of the options at once and does
@@ -181,15 +179,14 @@ func New(o Options) (*Server, error) {
 	if o.RefreshIdle < 0 || o.RefreshAbsolute < 0 {
 		fault("lives of a refresh token %v and %v may not be negative", o.RefreshIdle, o.RefreshAbsolute)
 	}
-	scopes := []Scope{{ScopeTools, "Use the tools that your role allows, in your name"}}
+	scopes := []Scope{{ScopeTools, "See and use the tools that your account may use, in your name"}}
 	for _, sc := range o.Scopes {
-		if !validScope(sc.Name) || sc.Name == ScopeOffline || sc.Name == ScopeTools {
-			fault("scope %q is not a name for a scope of its own", sc.Name)
+		if err := sc.check(); err != nil {
+			faults = append(faults, err)
 			continue
 		}
 		scopes = append(scopes, sc)
 	}
-	scopes = append(scopes, Scope{ScopeOffline, "Stay connected without asking you again, until you disconnect it"})
 	redirects, err := newRedirectPolicy(o.PrivateRedirects)
 	if err != nil {
 		faults = append(faults, err)
@@ -204,10 +201,10 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: o, site: site, keys: ring, store: o.Store, signin: o.SignIn,
-		log: o.Logger, now: o.Now, scopes: scopes, redirects: redirects,
-		limits: newLimits(), cancel: func() {},
+		log: o.Logger, now: o.Now, redirects: redirects,
+		limits: newLimits(), flights: &flights{now: o.Now}, cancel: func() {},
 	}
-	s.documents = s.newDocuments()
+	s.offer.Store(s.newOffer(scopes))
 	s.grants = newGrantCache(s.loadGrantState, o.Now)
 	cancel, err := o.Store.Subscribe(topicGrant, func(key []byte) { s.grants.forget(string(key)) })
 	if err != nil {
@@ -233,8 +230,8 @@ func (s *Server) Close() error {
 // public URL the endpoints answer below it and at the root: some clients and
 // some proxies leave the prefix out.
 func (s *Server) Register(mux *http.ServeMux) {
-	for path, doc := range s.documents.byPath {
-		mux.Handle(path, s.public("GET, HEAD", s.document(doc)))
+	for path := range s.offer.Load().documents {
+		mux.Handle(path, s.public("GET, HEAD", s.recordDocument(s.document(path))))
 	}
 	prefixes := []string{s.site.prefix}
 	if s.site.prefix != "" {
@@ -242,11 +239,11 @@ func (s *Server) Register(mux *http.ServeMux) {
 	}
 	for _, p := range prefixes {
 		mux.Handle(p+"/jwks.json", s.public("GET, HEAD", s.jwks))
-		mux.Handle(p+"/register", s.public("POST", s.register))
+		mux.Handle(p+"/register", s.public("POST", s.recordRegistration(s.register)))
 		mux.Handle(p+"/token", s.public("POST", s.token))
 		mux.Handle(p+"/revoke", s.public("POST", s.revoke))
 		mux.Handle(p+"/authorize", s.page("GET, POST", s.authorize))
-		mux.Handle(p+"/consent", s.page("POST", s.consent))
+		mux.Handle(p+"/consent", s.page("GET, POST", s.consent))
 		mux.Handle(p+"/callback", s.page("GET", s.callback))
 	}
 }

@@ -10,10 +10,11 @@ import (
 // request r to the MCP endpoint (RFC 6750 section 3, RFC 9728 section 5.1).
 // code is "" when no token was presented, else "invalid_token" (401) or
 // "insufficient_scope" (403). scopes are what the request needs; none means
-// the scope every request needs.
+// all scopes of the resource: clients ask for what the challenge names, and
+// few of them come back for more.
 func (s *Server) Challenge(r *http.Request, code string, scopes ...string) string {
 	if len(scopes) == 0 {
-		scopes = []string{ScopeTools}
+		scopes = s.offer.Load().resource
 	}
 	scopes = slices.DeleteFunc(slices.Clone(scopes), func(sc string) bool { return !validScope(sc) })
 	var b strings.Builder

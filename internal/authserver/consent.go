@@ -38,20 +38,55 @@ func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *client, 
 		v.Account, v.Switch = a.label(), req.url(s, "login")
 	}
 	v.Ticket = s.sealTicket(w, r, t)
+	s.flights.step(req.Flight, stepConsent, "", "")
 	s.render(w, http.StatusOK, "consent", "Approve access", v)
 }
 
-// accountPage names the account that signed in, for who approved without
-// having seen one.
-func (s *Server) accountPage(w http.ResponseWriter, r *http.Request, req *authRequest, a *account) {
+// askAccount sends a browser that has come back from the provider to the page
+// that names the account, for who approved without having seen one. A page at
+// the callback itself would keep the provider's code in the address bar, in the
+// history and on screenshots, and could not be reloaded.
+func (s *Server) askAccount(w http.ResponseWriter, r *http.Request, req *authRequest, a *account) {
+	handle := randomText()
+	rec := signinRecord{Request: *req, Account: a, CSRF: hash([]byte(s.csrfToken(w, r)))}
+	if err := s.createSignin(r.Context(), handle, rec); err != nil {
+		s.unavailablePage(w, r, err, req.url(s, ""))
+		return
+	}
+	redirect(w, http.StatusSeeOther, withQuery(s.site.issuer+"/consent", "signin", handle))
+}
+
+// accountPage names the account that signed in. Its address alone, in another
+// browser, shows nothing.
+func (s *Server) accountPage(w http.ResponseWriter, r *http.Request) {
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil || len(p.repeated) > 0 || len(r.URL.RawQuery) > maxQuery {
+		s.signinOverPage(w, r, "")
+		return
+	}
+	handle := p.get("signin")
+	if handle == "" { // a GET never approves
+		w.Header().Set("Allow", http.MethodPost)
+		s.wrongMethodPage(w, r)
+		return
+	}
+	rec, err := s.peekSignin(r.Context(), handle)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		s.unavailablePage(w, r, err, "")
+		return
+	}
+	csrf := s.readCookie(r, cookieCSRF)
+	if err != nil || rec.Account == nil || csrf == "" || subtle.ConstantTimeCompare(rec.CSRF, hash([]byte(csrf))) != 1 {
+		s.signinOverPage(w, r, "")
+		return
+	}
+	req, a := &rec.Request, rec.Account
+	r = aboard(r, req)
+	s.flights.step(req.Flight, stepAccount, "", "")
 	c, err := s.loadClient(r.Context(), req.Client)
 	if errors.Is(err, errUnknownClient) {
 		s.unknownClientPage(w, r)
 		return
-	}
-	handle := randomText()
-	if err == nil {
-		err = s.createSignin(r.Context(), handle, signinRecord{Request: *req, Account: a})
 	}
 	if err != nil {
 		s.unavailablePage(w, r, err, req.url(s, ""))
@@ -63,8 +98,13 @@ func (s *Server) accountPage(w http.ResponseWriter, r *http.Request, req *authRe
 	})
 }
 
-// consent takes the answer of both pages.
+// consent shows the page that names the account, and takes the answer of both
+// pages.
 func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet {
+		s.accountPage(w, r)
+		return
+	}
 	// Cookies ignore ports, and SameSite ignores them too: on loopback only
 	// the origin tells another server's page from ours.
 	if !s.sameOrigin(r) {
@@ -88,6 +128,7 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 		s.forgedPage(w, r)
 		return
 	}
+	r = aboard(r, &t.Request)
 	if !s.now().Before(time.Unix(t.Expires, 0)) {
 		s.signinOverPage(w, r, t.Request.url(s, ""))
 		return
@@ -117,6 +158,7 @@ func (s *Server) answerConsent(w http.ResponseWriter, r *http.Request, t *ticket
 	switch decision {
 	case "approve":
 		s.audit(r.Context(), Event{Name: "consent.approved", ClientID: c.ID, Subject: t.Shown})
+		s.flights.step(req.Flight, stepApproved, "", "")
 		s.beginSignIn(w, r, req, t.Shown, http.StatusSeeOther)
 	case "cancel":
 		s.deny(w, r, req, t.Shown)
@@ -151,6 +193,7 @@ func (s *Server) answerAccount(w http.ResponseWriter, r *http.Request, t *ticket
 
 func (s *Server) deny(w http.ResponseWriter, r *http.Request, req *authRequest, subject string) {
 	s.audit(r.Context(), Event{Name: "consent.denied", ClientID: req.Client, Subject: subject})
+	s.flights.step(req.Flight, stepStopped, "was refused by the person, who pressed Cancel", "")
 	redirect(w, http.StatusSeeOther, req.refusal(s, errDenied))
 }
 

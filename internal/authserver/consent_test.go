@@ -169,14 +169,8 @@ func TestCallbackBelongsToTheApprovingBrowser(t *testing.T) {
 	if !v.has("Continue as") {
 		t.Fatalf("the owner is refused: %s", v.body)
 	}
-	done := v.url.String()
-	refused("replayed", owner.open(done))
-
-	u, err := url.Parse(done)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := u.Query()
+	q := v.before.Query() // the callback
+	refused("replayed", owner.open(v.before.String()))
 	refused("no state", owner.open(e.issuer+"/callback?code=x"))
 	refused("unknown state", owner.open(e.issuer+"/callback?code=x&state=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"))
 	refused("state twice", owner.open(e.issuer+"/callback?code=x&state="+q.Get("state")+"&state=x"))
@@ -184,6 +178,38 @@ func TestCallbackBelongsToTheApprovingBrowser(t *testing.T) {
 	late := capture(owner)
 	e.clock.advance(10*time.Minute + time.Second)
 	refused("after ten minutes", owner.open(late))
+}
+
+// The page that names the account stands at an address without the provider's
+// code or state, can be reloaded, and shows nothing in another browser.
+func TestTheAccountPageHasAnAddressOfItsOwn(t *testing.T) {
+	e := newEnv(t)
+	c := e.register("Web", webRedirect)
+	b := e.browser()
+	v := b.authorize(c).press("Approve")
+	if q := v.url.Query(); v.url.Path != "/consent" || q.Has("code") || q.Has("state") || !v.has("Continue as") {
+		t.Fatalf("the page stands at %v", v.url)
+	}
+	for _, other := range []*browser{e.browser(), func() *browser { o := e.browser(); o.authorize(c); return o }()} {
+		if o := other.open(v.url.String()); o.status != http.StatusBadRequest || strings.Contains(o.body, "ada@example.com") {
+			t.Errorf("in another browser: %d\n%s", o.status, o.body)
+		}
+	}
+	for _, bad := range []string{"?signin=AAAA", "?signin=" + v.before.Query().Get("state"), v.url.RawQuery + "&signin=x"} {
+		if o := b.open(e.issuer + "/consent?" + strings.TrimPrefix(bad, "?")); o.status != http.StatusBadRequest || o.has("Continue as") {
+			t.Errorf("%s: %d", bad, o.status)
+		}
+	}
+	again := b.open(v.url.String())
+	if !again.has("Continue as") {
+		t.Fatalf("reloaded: %s", again.body)
+	}
+	if again.press("Continue as").answer(c).Get("code") == "" {
+		t.Error("no code")
+	}
+	if o := b.open(v.url.String()); o.status != http.StatusBadRequest {
+		t.Errorf("after the answer: %d", o.status)
+	}
 }
 
 // Several tabs do not end each other's sign-in.

@@ -114,3 +114,21 @@ func TestOpenIDPostedAuthorizationRequestIsAnswered(t *testing.T) { // OpenID Co
 		t.Error("a parameter that came twice was accepted")
 	}
 }
+
+// A cookie set under one loopback name does not come back under another, so
+// that pages are moved to the configured one first, wherever they are mounted.
+func TestPagesMoveToTheConfiguredLoopbackName(t *testing.T) {
+	for name, tc := range map[string]struct{ public, asked, want string }{
+		"root":                          {"http://localhost:8788", "/authorize?x=1", "http://localhost:8788/authorize?x=1"},
+		"prefix":                        {"http://localhost:8788/tools/mcp", "/tools/mcp/authorize?x=1", "http://localhost:8788/tools/mcp/authorize?x=1"},
+		"prefix that a proxy takes off": {"http://localhost:8788/tools/mcp", "/authorize?x=1", "http://localhost:8788/tools/mcp/authorize?x=1"},
+	} {
+		e := newEnv(t, func(o *authserver.Options) { o.PublicURL = tc.public })
+		for _, host := range []string{"127.0.0.1:8788", "[::1]:8788"} {
+			a := e.get("http://" + host + tc.asked)
+			if got := a.header.Get("Location"); a.status != http.StatusFound || got != tc.want || a.header.Get("Set-Cookie") != "" {
+				t.Errorf("%s, %s: %d %s, cookies %q; want %s", name, host, a.status, got, a.header.Values("Set-Cookie"), tc.want)
+			}
+		}
+	}
+}

@@ -320,6 +320,7 @@ func (s *Server) transition(ctx context.Context, name grantName, f func(*grant) 
 	}
 	if changed.Revoked != "" {
 		s.announce(ctx, name)
+		s.forgetConsent(ctx, name.subject(), changed.ClientID)
 		s.audit(ctx, Event{Name: "grant.revoked", ClientID: changed.ClientID, Subject: name.subject(), Grant: name.id(), Reason: changed.Revoked})
 	}
 	return verdict

@@ -408,6 +408,7 @@ func (e *env) browser() *browser {
 type visit struct {
 	b      *browser
 	url    *url.URL
+	before *url.URL // that redirected there
 	status int
 	header http.Header
 	body   string
@@ -449,6 +450,7 @@ func (b *browser) do(r *http.Request) *visit {
 			if err != nil {
 				t.Fatal(err)
 			}
+			v.before = r.URL
 			r = request(t, "GET", next.String(), nil)
 			continue
 		}

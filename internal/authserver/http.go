@@ -49,12 +49,15 @@ func (s *Server) page(methods string, h http.HandlerFunc) http.Handler {
 		pageHeaders(w.Header())
 		if !slices.Contains(strings.Split(methods, ", "), r.Method) {
 			w.Header().Set("Allow", methods)
-			s.errorPage(w, r, errorPage{Status: http.StatusMethodNotAllowed, Problem: "This address does not answer such requests.",
-				Advice: "Go back to your application and start the sign-in there again."})
+			s.wrongMethodPage(w, r)
 			return
 		}
 		if r.Method == http.MethodGet && s.site.isAlias(r) {
-			redirect(w, http.StatusFound, s.site.origin+r.URL.RequestURI())
+			target := r.URL.RequestURI()
+			if !strings.HasPrefix(target, s.site.prefix+"/") { // a proxy has taken it off
+				target = s.site.prefix + target
+			}
+			redirect(w, http.StatusFound, s.site.origin+target)
 			return
 		}
 		if retry, ok := s.limits.pages.allow(s.peerAddr(r), s.now()); !ok {

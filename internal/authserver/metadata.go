@@ -44,24 +44,16 @@ type resourceMetadata struct {
 	Name                 string   `json:"resource_name"`
 }
 
-// documents are the public documents, encoded once, by origin asked for: on
-// loopback the resource metadata answers under each name of the listener with
-// that name, while the issuer stays one.
-type documents struct {
-	byPath map[string]map[string][]byte // path -> origin -> body
-}
+// documents are the public documents, encoded once: path -> origin asked for
+// -> body. On loopback the resource metadata answers under each name of the
+// listener with that name, while the issuer stays one.
+type documents map[string]map[string][]byte
 
 var authMethods = []string{methodNone, methodBasic, methodPost}
 
-func (s *Server) newDocuments() documents {
+// newDocuments makes them for the scopes of the resource and all scopes.
+func (s *Server) newDocuments(tools, all []string) documents {
 	st := &s.site
-	var all, tools []string
-	for _, sc := range s.scopes {
-		all = append(all, sc.Name)
-		if sc.Name != ScopeOffline { // not a requirement of the resource
-			tools = append(tools, sc.Name)
-		}
-	}
 	md := encode(metadata{
 		Issuer:                st.issuer,
 		Authorization:         st.issuer + "/authorize",
@@ -97,7 +89,7 @@ func (s *Server) newDocuments() documents {
 			Name:                 s.opts.ServerName,
 		})
 	}
-	d := documents{byPath: map[string]map[string][]byte{
+	return documents{
 		// RFC 8414 section 3.1 inserts the well-known part before the path,
 		// OpenID Connect Discovery section 4 appends it.
 		"/.well-known/oauth-authorization-server" + st.prefix: server,
@@ -105,8 +97,7 @@ func (s *Server) newDocuments() documents {
 		st.prefix + "/.well-known/openid-configuration":       server,
 		"/.well-known/oauth-protected-resource":               resource,
 		"/.well-known/oauth-protected-resource" + st.path:     resource,
-	}}
-	return d
+	}
 }
 
 func encode(v any) []byte {
@@ -117,8 +108,9 @@ func encode(v any) []byte {
 	return append(b, '\n')
 }
 
-func (s *Server) document(byOrigin map[string][]byte) http.HandlerFunc {
+func (s *Server) document(path string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		byOrigin := s.offer.Load().documents[path]
 		body, ok := byOrigin[s.site.originFor(r)]
 		if !ok {
 			body = byOrigin[s.site.origin]

@@ -77,6 +77,7 @@ type consentView struct {
 type errorPage struct {
 	Status    int
 	Problem   string
+	Reason    string // for the flight recorder, in place of a problem that names a person
 	Advice    string
 	Link      string // a URL of this server or a registered redirect URI
 	LinkText  string
@@ -101,7 +102,7 @@ func (s *Server) clientView(c *client, req *authRequest) clientView {
 
 func (s *Server) scopeViews(names []string) []scopeView {
 	var list []scopeView
-	for _, sc := range s.scopes {
+	for _, sc := range s.offer.Load().scopes {
 		for _, name := range names {
 			if sc.Name == name {
 				list = append(list, scopeView(sc))
@@ -168,6 +169,7 @@ func (s *Server) errorPage(w http.ResponseWriter, r *http.Request, p errorPage) 
 		level = slog.LevelError
 	}
 	s.log.Log(r.Context(), level, "error page", "path", r.URL.Path, "status", p.Status, "problem", p.Problem, "request_id", p.RequestID)
+	s.recordPage(r, p)
 	s.render(w, p.Status, "error", "This did not work", p)
 }
 
@@ -178,6 +180,11 @@ func (s *Server) requestID(r *http.Request) string {
 		}
 	}
 	return b64.EncodeToString(randomBytes(9))
+}
+
+func (s *Server) wrongMethodPage(w http.ResponseWriter, r *http.Request) {
+	s.errorPage(w, r, errorPage{Status: http.StatusMethodNotAllowed, Problem: "This address does not answer such requests.",
+		Advice: "Go back to your application and start the sign-in there again."})
 }
 
 func (s *Server) badRequestPage(w http.ResponseWriter, r *http.Request, problem string) {
@@ -216,7 +223,7 @@ func (s *Server) forgedPage(w http.ResponseWriter, r *http.Request) {
 func (s *Server) refusedUserPage(w http.ResponseWriter, r *http.Request, req *authRequest, a *account, refused string) {
 	s.audit(r.Context(), Event{Name: "signin.refused", ClientID: req.Client, Subject: a.Subject, Reason: refused})
 	s.errorPage(w, r, errorPage{Status: http.StatusForbidden,
-		Problem: "The account " + a.label() + " " + refused + ".",
-		Advice:  "It cannot be used here. Ask whoever runs this server, or sign in with another account.",
-		Link:    req.url(s, "login"), LinkText: "Sign in with another account"})
+		Problem: "The account " + a.label() + " " + refused + ".", Reason: "The account " + refused + ".",
+		Advice: "It cannot be used here. Ask whoever runs this server, or sign in with another account.",
+		Link:   req.url(s, "login"), LinkText: "Sign in with another account"})
 }

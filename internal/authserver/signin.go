@@ -22,8 +22,11 @@ type signinRecord struct {
 	Request  authRequest `json:"request"`
 	Nonce    string      `json:"nonce,omitempty"`
 	Verifier string      `json:"verifier,omitempty"`
-	Shown    string      `json:"shown,omitempty"`   // subject that the consent page named
-	Account  *account    `json:"account,omitempty"` // who signed in; set for the account page only
+	Shown    string      `json:"shown,omitempty"` // subject that the consent page named
+	// For the account page only: who signed in, and the hash of the csrf cookie
+	// of the browser in which they did.
+	Account *account `json:"account,omitempty"`
+	CSRF    []byte   `json:"csrf,omitempty"`
 }
 
 func (s *Server) createSignin(ctx context.Context, handle string, rec signinRecord) error {
@@ -42,13 +45,25 @@ func (s *Server) createSignin(ctx context.Context, handle string, rec signinReco
 // takeSignin returns the sign-in under handle once. The error is
 // store.ErrNotFound for one that is over.
 func (s *Server) takeSignin(ctx context.Context, handle string) (signinRecord, error) {
-	var rec signinRecord
-	key := "signin/" + textHash(handle)
-	stored, err := s.store.Take(ctx, key)
+	stored, err := s.store.Take(ctx, "signin/"+textHash(handle))
 	if err != nil {
-		return rec, storeError("take sign-in", err)
+		return signinRecord{}, storeError("take sign-in", err)
 	}
-	plain, ok := s.keys.open(forSignin, nil, stored.Value, []byte(key))
+	return s.openSignin(stored)
+}
+
+// peekSignin returns the sign-in under handle and leaves it there.
+func (s *Server) peekSignin(ctx context.Context, handle string) (signinRecord, error) {
+	stored, err := s.store.Get(ctx, "signin/"+textHash(handle))
+	if err != nil {
+		return signinRecord{}, storeError("read sign-in", err)
+	}
+	return s.openSignin(stored)
+}
+
+func (s *Server) openSignin(stored store.Record) (signinRecord, error) {
+	var rec signinRecord
+	plain, ok := s.keys.open(forSignin, nil, stored.Value, []byte(stored.Key))
 	if !ok || json.Unmarshal(plain, &rec) != nil {
 		return rec, fmt.Errorf("open sign-in: %w", store.ErrNotFound) // sealed with a key that is gone
 	}
@@ -79,6 +94,7 @@ func (s *Server) beginSignIn(w http.ResponseWriter, r *http.Request, req *authRe
 		return
 	}
 	s.approveState(w, r, state)
+	s.flights.step(req.Flight, stepProvider, "", "")
 	redirect(w, status, target)
 }
 
@@ -107,6 +123,8 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := &rec.Request
+	r = aboard(r, req)
+	s.flights.step(req.Flight, stepReturned, "", "")
 	if code := p.get("error"); code != "" {
 		s.providerRefusal(w, r, req, code)
 		return
@@ -139,6 +157,7 @@ func (s *Server) providerRefusal(w http.ResponseWriter, r *http.Request, req *au
 		oe = &oauthError{Code: codeUnavailable, Description: "the sign-in provider is not available"}
 	}
 	s.audit(r.Context(), Event{Name: "signin.refused", ClientID: req.Client, Reason: oe.Code})
+	s.flights.step(req.Flight, stepStopped, "was refused by the sign-in provider", oe.Code)
 	redirect(w, http.StatusFound, req.refusal(s, oe))
 }
 
@@ -155,10 +174,11 @@ func (s *Server) signedIn(w http.ResponseWriter, r *http.Request, rec signinReco
 		return
 	}
 	if rec.Request.None {
+		s.flights.step(rec.Request.Flight, stepStopped, "was refused: another account is signed in", "")
 		redirect(w, http.StatusFound, rec.Request.refusal(s, &oauthError{Code: codeLoginRequired, Description: "another account is signed in"}))
 		return
 	}
-	s.accountPage(w, r, &rec.Request, &a)
+	s.askAccount(w, r, &rec.Request, &a)
 }
 
 // issueCode ends an approved sign-in: the client is marked, the consent
@@ -200,5 +220,6 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 		return
 	}
 	s.audit(ctx, Event{Name: "grant.created", ClientID: c.ID, Subject: a.Subject, Grant: name.id()})
+	s.flights.coded(req.Flight, name.id())
 	redirect(w, status, req.answer(s, "code", code))
 }

@@ -70,11 +70,14 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request) (issued, error
 	}
 	c, err := s.authenticateClient(r, p)
 	if err != nil {
+		s.recordCode(r, p, err)
 		return issued{}, err
 	}
 	switch grantType {
 	case grantTypeCode:
-		return s.redeemCode(r.Context(), c, p)
+		is, err := s.redeemCode(r.Context(), c, p)
+		s.recordCode(r, p, err)
+		return is, err
 	case grantTypeRefresh:
 		return s.refresh(r.Context(), c, p)
 	}
