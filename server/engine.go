@@ -77,7 +77,7 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 		}
 	}
 
-	ctx = mcpserver.WithSupportedProtocolVersions(ctx, mcphttp.SupportedVersions)
+	ctx = mcpserver.WithSupportedProtocolVersions(ctx, call.Versions())
 	response := s.engine.HandleMessage(s.engine.WithContext(ctx, x), m.Raw)
 	if m.ID == nil {
 		return nil, nil

@@ -38,6 +38,9 @@ type Options struct {
 	// ResourcePath is the path of the MCP endpoint below PublicURL; default
 	// "/mcp".
 	ResourcePath string
+	// NoSSE turns the deprecated HTTP+SSE transport of revision 2024-11-05 off,
+	// which is served at /sse and /sse/message for clients that know no other.
+	NoSSE bool
 
 	// Store is where grants and clients are kept: "bolt:PATH" for a file of
 	// this process, "redis://…" or "postgres://…" for a database that several
@@ -102,7 +105,7 @@ func (e *OptionError) Error() string {
 func (o Options) Validate() error {
 	var v validation
 	loopback := v.publicURL(o.PublicURL)
-	v.resourcePath(o.ResourcePath)
+	v.resourcePath(o.ResourcePath, o.NoSSE)
 	v.store(o.Store.Reveal())
 	v.keys(o.Keys, loopback)
 	v.clerk(o.Clerk)
@@ -165,12 +168,14 @@ func (v *validation) publicURL(s string) (loopback bool) {
 // ownPaths are taken by the authorization server and by this package.
 var ownPaths = []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/jwks.json", "/healthz", "/readyz"}
 
-func (v *validation) resourcePath(p string) {
+func (v *validation) resourcePath(p string, noSSE bool) {
 	const setting, fix = "ResourcePath", `use one such as "/mcp"`
 	switch {
 	case p == "":
 	case !strings.HasPrefix(p, "/") || path.Clean(p) != p || p == "/" || strings.ContainsAny(p, "{}%?# "):
 		v.fault(setting, fmt.Sprintf("%q is not a clean absolute path", p), fix)
+	case !noSSE && (p == ssePath || p == ssePath+"/message"):
+		v.fault(setting, fmt.Sprintf("%q is a path of the HTTP+SSE transport", p), "use another, or turn that transport off")
 	case slices.Contains(ownPaths, p) || strings.HasPrefix(p, "/.well-known"):
 		v.fault(setting, fmt.Sprintf("%q is a path of the authorization server", p), fix)
 	}

@@ -104,9 +104,14 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	var morePaths []string
+	if !o.NoSSE {
+		morePaths = []string{ssePath}
+	}
 	if s.auth, err = authserver.New(authserver.Options{
 		PublicURL:       o.PublicURL,
 		ResourcePath:    o.ResourcePath,
+		MorePaths:       morePaths,
 		Keys:            keys,
 		Store:           s.store,
 		SignIn:          s.clerk,

@@ -29,6 +29,7 @@ type devOptions struct {
 	Store        string
 	PublicURL    string
 	Lives        tokenLives // zero: the server's defaults
+	NoSSE        bool
 	Log          io.Writer
 	Logger       *slog.Logger
 }
@@ -122,6 +123,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Logger:    opts.Logger,
 	}
 	opts.Lives.apply(&options)
+	options.NoSSE = opts.NoSSE
 	d.srv, err = server.New(ctx, options)
 	if err != nil {
 		_ = clerkListener.Close()

@@ -34,6 +34,7 @@ type serveOptions struct {
 	LogLevel     string
 	Lives        tokenLives
 	DrainDelay   time.Duration
+	NoSSE        bool
 	term         terminal
 }
 
@@ -77,6 +78,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
 	opts.Lives.bind(f)
 	f.DurationVar(&opts.DrainDelay, "drain-delay", 0, "how long, at the end, /readyz says so before anything is refused, for balancers that ask it")
+	f.BoolVar(&opts.NoSSE, "no-sse", false, "do not serve the deprecated HTTP+SSE transport at /sse")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -101,7 +103,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if opts.Dev {
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
-			Lives: opts.Lives, Log: opts.term.err, Logger: logger,
+			Lives: opts.Lives, NoSSE: opts.NoSSE, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -188,6 +190,7 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		Version:    currentVersion(),
 		PublicURL:  publicURL,
 		DrainDelay: opts.DrainDelay,
+		NoSSE:      opts.NoSSE,
 		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),

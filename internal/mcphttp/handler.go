@@ -100,6 +100,16 @@ type Call struct {
 
 	request *http.Request
 	out     outlet
+	sse     bool // over the deprecated transport
+}
+
+// Versions are the protocol revisions that this client may agree on, newest
+// first.
+func (c *Call) Versions() []string {
+	if c.sse {
+		return sseVersions
+	}
+	return SupportedVersions
 }
 
 // outlet is the call's way to its client. A nil outlet has none (the message

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
@@ -22,13 +23,14 @@ const (
 // listener is one open stream for changes: a modern subscription or the GET
 // stream of a legacy session.
 type listener struct {
-	principal *identity.Principal // guarded by listeners.mu
-	away      bool                // legacy: its client has no connection; guarded by listeners.mu
-	session   *Session            // legacy
-	id        json.RawMessage     // modern: id of the request, which is the subscription's
-	filter    Filter              // modern
-	wake      chan struct{}       // has one element when queue or over changed
-	running   sync.Mutex          // legacy: held by the request that serves it
+	principal *identity.Principal          // guarded by listeners.mu
+	away      bool                         // legacy: its client has no connection; guarded by listeners.mu
+	session   *Session                     // legacy
+	id        json.RawMessage              // modern: id of the request, which is the subscription's
+	filter    Filter                       // modern
+	wake      chan struct{}                // has one element when queue or over changed
+	running   sync.Mutex                   // legacy: held by the request that serves it
+	newer     atomic.Pointer[http.Request] // HTTP+SSE: one with a newer token of the same grant
 
 	mu    sync.Mutex
 	queue []*notice
@@ -285,6 +287,9 @@ func (s *Server) listen(r *http.Request, l *listener, st *stream, over <-chan st
 // mayListen reports whether the stream may go on: it does not outlive its
 // token, its grant or its session.
 func (s *Server) mayListen(r *http.Request, l *listener) bool {
+	if newer := l.newer.Load(); newer != nil {
+		r = newer
+	}
 	if l.session != nil {
 		record, err := s.records.get(r.Context(), l.session.ID)
 		if err == nil && record.Closed || !s.now().Before(l.session.Expires) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,7 +16,8 @@ import (
 )
 
 // Server is the MCP endpoint. It is an http.Handler for exactly one URL; the
-// caller mounts it, no path is looked at here.
+// caller mounts it, no path is looked at here. The deprecated transport beside
+// it has handlers of its own, see SSE.
 type Server struct {
 	o         Options
 	log       *slog.Logger
@@ -26,6 +28,7 @@ type Server struct {
 	secrets   secretWarner
 	listeners listeners
 	replays   *replays
+	sse       sseConns
 	unhook    func()        // ends the mailbox subscription
 	quit      chan struct{} // closed when a shutdown begins
 
@@ -76,6 +79,7 @@ func New(o Options) (*Server, error) {
 		unhook:    func() {},
 	}
 	s.listeners.init()
+	s.sse.open = map[string]*sseConn{}
 	s.replays = newReplays(o.DetachedTimeout)
 	s.secrets.warn = func(name string) {
 		s.log.Warn("a client sends a header that looks like a secret of the server; it is ignored, and should be removed from that client's configuration", "header", name)
@@ -118,6 +122,21 @@ func setDefault[T int | int64 | time.Duration](v *T, d T) {
 // ServeHTTP implements http.Handler. The checks go from cheap to costly, and
 // nothing of a request is believed before its origin and its token were.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.guard(w, r, corsMethods, func(w http.ResponseWriter, r *http.Request, p *identity.Principal) {
+		switch r.Method {
+		case http.MethodPost:
+			s.post(w, r, p)
+		case http.MethodGet:
+			s.get(w, r, p)
+		case http.MethodDelete:
+			s.delete(w, r, p)
+		}
+	})
+}
+
+// guard hands a request to serve if its method is one of methods and it passes
+// all that is checked for every endpoint.
+func (s *Server) guard(w http.ResponseWriter, r *http.Request, methods string, serve func(http.ResponseWriter, *http.Request, *identity.Principal)) {
 	s.limitBody(w, r)
 	if !s.callers.allowsHost(r) {
 		refuse(w, http.StatusForbidden, nil, jsonrpc.CodeInvalidRequest, "this server is not known under the name in the Host header")
@@ -132,14 +151,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		setCORS(w.Header(), origins[0])
 	}
-	switch r.Method {
-	case http.MethodOptions:
-		preflight(w, r)
-		return
-	case http.MethodPost, http.MethodGet, http.MethodDelete:
-	default:
-		w.Header().Set("Allow", corsMethods)
+	if !slices.Contains(strings.Split(methods, ", "), r.Method) {
+		w.Header().Set("Allow", methods)
 		refuse(w, http.StatusMethodNotAllowed, nil, jsonrpc.CodeInvalidRequest, "method not allowed")
+		return
+	}
+	if r.Method == http.MethodOptions {
+		preflight(w, r, methods)
 		return
 	}
 	if !s.enter() {
@@ -157,14 +175,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p != nil {
 		r = r.WithContext(identity.NewContext(r.Context(), p))
 	}
-	switch r.Method {
-	case http.MethodPost:
-		s.post(w, r, p)
-	case http.MethodGet:
-		s.get(w, r, p)
-	case http.MethodDelete:
-		s.delete(w, r, p)
-	}
+	serve(w, r, p)
 }
 
 // refuse answers a request that gets no further. id is nil where it is not
