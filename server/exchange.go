@@ -35,6 +35,7 @@ type exchange struct {
 	mu      sync.Mutex
 	lookup  func() (*identity.User, error) // what the first lookup of the caller gave
 	outbox  *outbox                        // of the engine's notifications; nil until there is one
+	over    bool                           // the answer is on its way: nothing may follow
 	missing map[string]any                 // client capabilities that the tool would need; nil: none
 }
 
@@ -143,6 +144,10 @@ const outboxSize = 64
 func (x *exchange) NotificationChannel() chan<- mcp.JSONRPCNotification {
 	x.mu.Lock()
 	o := x.outbox
+	if o == nil && x.over {
+		x.mu.Unlock()
+		return make(chan mcp.JSONRPCNotification, 1) // a handler that was left to itself
+	}
 	if o == nil {
 		o = &outbox{
 			ch:    make(chan mcp.JSONRPCNotification, outboxSize),
@@ -209,6 +214,7 @@ func (o *outbox) deliver(x *exchange, n mcp.JSONRPCNotification) {
 func (x *exchange) finish() {
 	x.mu.Lock()
 	o := x.outbox
+	x.over = true
 	x.mu.Unlock()
 	if o != nil {
 		close(o.stop)

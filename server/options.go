@@ -67,6 +67,10 @@ type Options struct {
 	// default none, at most 5 minutes.
 	DrainDelay time.Duration
 	MaxBody    int64 // bytes of a request to the MCP endpoint; default 4 MiB
+	// UserRate is how many requests a second one user may send to the MCP
+	// endpoint, with bursts of twenty times that; default 100, negative: no
+	// limit. Beyond it there is a 429 with Retry-After, for that user alone.
+	UserRate float64
 
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now

@@ -147,6 +147,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		PublicURL:      s.URL(),
 		AllowedOrigins: o.AllowedOrigins,
 		MaxBody:        o.MaxBody,
+		UserRate:       mcphttp.Rate{PerSecond: o.UserRate, Burst: int(20 * o.UserRate)},
 		Logger:         o.Logger,
 		Now:            o.Now,
 	}); err != nil {

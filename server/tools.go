@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
 	mcpserver "github.com/mark3labs/mcp-go/server"
@@ -66,6 +69,20 @@ func RequireScope(name, allows string) ToolOption {
 	return func(t *registered) { t.scopes = append(t.scopes, authserver.Scope{Name: name, Description: allows}) }
 }
 
+// defaultToolTimeout is also how long the most patient of the hosted clients
+// waits for a tool.
+const defaultToolTimeout = 5 * time.Minute
+
+// Timeout is how long a call of the tool may take; the default is 5 minutes. At
+// its end the context of the call ends, and the client is answered, whether
+// the handler returns or not. It panics unless d is positive.
+func Timeout(d time.Duration) ToolOption {
+	if d <= 0 {
+		panic(fmt.Sprintf("server: Timeout(%v) leaves no time", d))
+	}
+	return func(t *registered) { t.timeout = d }
+}
+
 // registered is a tool with what the server knows about it.
 type registered struct {
 	name    string
@@ -74,6 +91,7 @@ type registered struct {
 	roles   []string           // empty: every signed-in user
 	scopes  []authserver.Scope // that a token must carry beside ScopeTools
 	input   *jsonschema.Schema // nil: the handler checks its arguments itself
+	timeout time.Duration
 }
 
 // checksItself is for the built-in tools, whose refusals are better worded
@@ -101,7 +119,7 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 	if err != nil {
 		panic(fmt.Sprintf("server: tool %q: %v", tool.Name, err))
 	}
-	t := &registered{name: tool.Name, tool: tool, handler: h, input: schema}
+	t := &registered{name: tool.Name, tool: tool, handler: h, input: schema, timeout: defaultToolTimeout}
 	for _, opt := range opts {
 		opt(t)
 	}
@@ -135,7 +153,62 @@ func (s *Server) tool(name string) *registered {
 	return s.tools[name]
 }
 
-var errToolFailed = errors.New("the tool failed")
+var (
+	errToolFailed  = errors.New("the tool failed")
+	errToolTimeout = errors.New("the tool did not finish in time")
+	// errToolPanicked was logged where it happened.
+	errToolPanicked = errors.New("the tool panicked")
+)
+
+// patience is how long a handler may go on after its context has ended.
+const patience = time.Second
+
+// run calls the handler and outlives its panics. A handler that does not heed
+// its context is left to itself: it can hold neither its client nor a shutdown.
+func (t *registered) run(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+	type outcome struct {
+		result *mcp.CallToolResult
+		err    error
+	}
+	log := exchangeFrom(ctx).server.log
+	ctx, cancel := context.WithTimeoutCause(ctx, t.timeout, errToolTimeout)
+	defer cancel()
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			if v := recover(); v != nil {
+				// The value may hold anything, a secret too; the text of a
+				// runtime error is the runtime's own.
+				what := fmt.Sprintf("%T", v)
+				if e, ok := v.(runtime.Error); ok {
+					what = e.Error()
+				}
+				log.ErrorContext(ctx, "tool panicked", "tool", t.name, "panic", what, "stack", string(debug.Stack()))
+				o = outcome{err: errToolPanicked}
+			}
+			done <- o
+		}()
+		o.result, o.err = t.handler(ctx, req)
+	}()
+	var o outcome
+	select {
+	case o = <-done:
+	case <-ctx.Done():
+		late := time.NewTimer(patience)
+		defer late.Stop()
+		select {
+		case o = <-done:
+		case <-late.C:
+			log.ErrorContext(ctx, "tool ignores that its context has ended and is left to itself", "tool", t.name)
+			return nil, context.Cause(ctx)
+		}
+	}
+	if o.err != nil && errors.Is(context.Cause(ctx), errToolTimeout) {
+		return nil, errToolTimeout
+	}
+	return o.result, o.err
+}
 
 // call is what the engine calls.
 func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
@@ -145,15 +218,20 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 			return mcp.NewToolResultErrorf("the arguments of %s are not as its schema says: %s", t.name, fault), nil
 		}
 	}
-	result, err := t.handler(ctx, req)
+	result, err := t.run(ctx, req)
 	var elicit mcp.URLElicitationRequiredError
 	var elicitPtr *mcp.URLElicitationRequiredError
 	switch {
 	case errors.As(err, &elicit), errors.As(err, &elicitPtr):
 		return nil, err // the engine knows the answer
+	case errors.Is(err, errToolTimeout):
+		x.server.log.WarnContext(ctx, "tool out of time", "tool", t.name, "after", t.timeout)
+		return mcp.NewToolResultErrorf("%s did not finish within %v", t.name, t.timeout), nil
 	case errors.Is(err, identity.ErrUnavailable):
 		x.server.log.WarnContext(ctx, "tool could not do its work", "tool", t.name, "error", err)
 		return mcp.NewToolResultErrorf("%s cannot do this right now: try again in a moment", t.name), nil
+	case errors.Is(err, errToolPanicked):
+		return nil, errToolFailed
 	case err != nil && ctx.Err() != nil:
 		return nil, context.Cause(ctx) // cancelled: nobody will read this
 	case err != nil:

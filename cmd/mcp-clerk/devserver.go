@@ -30,6 +30,7 @@ type devOptions struct {
 	PublicURL    string
 	Lives        tokenLives // zero: the server's defaults
 	NoSSE        bool
+	UserRate     float64
 	Log          io.Writer
 	Logger       *slog.Logger
 }
@@ -123,7 +124,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Logger:    opts.Logger,
 	}
 	opts.Lives.apply(&options)
-	options.NoSSE = opts.NoSSE
+	options.NoSSE, options.UserRate = opts.NoSSE, opts.UserRate
 	d.srv, err = server.New(ctx, options)
 	if err != nil {
 		_ = clerkListener.Close()

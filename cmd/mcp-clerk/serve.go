@@ -35,6 +35,7 @@ type serveOptions struct {
 	Lives        tokenLives
 	DrainDelay   time.Duration
 	NoSSE        bool
+	UserRate     float64
 	term         terminal
 }
 
@@ -79,6 +80,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	opts.Lives.bind(f)
 	f.DurationVar(&opts.DrainDelay, "drain-delay", 0, "how long, at the end, /readyz says so before anything is refused, for balancers that ask it")
 	f.BoolVar(&opts.NoSSE, "no-sse", false, "do not serve the deprecated HTTP+SSE transport at /sse")
+	f.Float64Var(&opts.UserRate, "user-rate", 0, "requests a second that one user may send to the MCP endpoint; negative for no limit (default 100)")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -103,7 +105,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if opts.Dev {
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
-			Lives: opts.Lives, NoSSE: opts.NoSSE, Log: opts.term.err, Logger: logger,
+			Lives: opts.Lives, NoSSE: opts.NoSSE, UserRate: opts.UserRate, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -191,6 +193,7 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		PublicURL:  publicURL,
 		DrainDelay: opts.DrainDelay,
 		NoSSE:      opts.NoSSE,
+		UserRate:   opts.UserRate,
 		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),

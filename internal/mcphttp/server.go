@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,8 @@ type Server struct {
 	listeners listeners
 	replays   *replays
 	sse       sseConns
+	users     limiter[string]
+	addresses limiter[netip.Prefix]
 	unhook    func()        // ends the mailbox subscription
 	quit      chan struct{} // closed when a shutdown begins
 
@@ -102,6 +105,12 @@ func (o *Options) setDefaults() {
 	setDefault(&o.ReadTimeout, 30*time.Second)
 	setDefault(&o.WriteTimeout, time.Minute)
 	setDefault(&o.DetachedTimeout, 2*time.Minute)
+	if o.UserRate == (Rate{}) {
+		o.UserRate = defaultUserRate
+	}
+	if o.AddressRate == (Rate{}) {
+		o.AddressRate = defaultAddressRate
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -192,6 +201,9 @@ const maxToken = 16 << 10
 // request and returns false. A nil principal with true is an anonymous caller.
 func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity.Principal, bool) {
 	challenge := func(status int, code, message string) (*identity.Principal, bool) {
+		if !s.allowAddress(w, r) {
+			return nil, false
+		}
 		w.Header().Set("WWW-Authenticate", s.o.Challenge(r, code, nil))
 		refuse(w, status, nil, jsonrpc.CodeInvalidRequest, message)
 		return nil, false
@@ -203,7 +215,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity
 	switch len(values) {
 	case 0:
 		if s.o.Anonymous {
-			return nil, true
+			return nil, s.allowAddress(w, r)
 		}
 		return challenge(http.StatusUnauthorized, "", "sign in first")
 	case 1:
@@ -221,7 +233,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity
 	p, err := s.o.Verifier.Verify(r.Context(), token)
 	switch {
 	case err == nil && p != nil:
-		return p, true
+		return p, s.allowUser(w, p)
 	case err == nil || errors.Is(err, identity.ErrInvalidToken):
 		return challenge(http.StatusUnauthorized, "invalid_token", "the token is not valid")
 	}
