@@ -54,6 +54,14 @@ type Options struct {
 
 	Clerk ClerkOptions
 
+	Clients ClientOptions
+
+	// TrustedProxies are the addresses and networks of reverse proxies, whose
+	// X-Forwarded-For header says whom a request is counted against. It has no
+	// say in anything else, and a loopback address is trusted only if it is
+	// named here.
+	TrustedProxies []string
+
 	AccessTokenTTL  time.Duration // default 1 h, at most 24 h
 	RefreshGrace    time.Duration // how long a superseded refresh token still works; default 30 min, negative: not at all
 	RefreshIdle     time.Duration // life of a refresh token that is not used; default 30 days
@@ -74,6 +82,55 @@ type Options struct {
 
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now
+}
+
+// Client is a client that is known without registering: a public one, or one
+// that authenticates with a secret or with keys.
+type Client = authserver.Client
+
+// The policies of admission, see ClientOptions.
+const (
+	AdmitOpen       = string(authserver.AdmitOpen)
+	AdmitListed     = string(authserver.AdmitListed)
+	AdmitConfigured = string(authserver.AdmitConfigured)
+)
+
+// ClientOptions say which MCP clients may use the server. One policy holds for
+// those that register (RFC 7591), those whose id is the address of a document
+// that describes them, and those that are known beforehand.
+type ClientOptions struct {
+	// Admission is AdmitOpen (the default: every client with safe redirect
+	// URIs), AdmitListed (those whose documents and redirect URIs are on
+	// AdmittedHosts) or AdmitConfigured (Known, and the one built in for
+	// mcp-clerk connect).
+	Admission string
+	// AdmittedHosts are host names, names with "*." in front for all below,
+	// and "loopback" for redirects to the user's own machine by clients that
+	// prove no domain.
+	AdmittedHosts []string
+	Known         []Client
+	// PrivateRedirects are redirect URIs with a private-use scheme (RFC 8252
+	// section 7.1) that clients may use, beside those of clients in use.
+	PrivateRedirects []string
+	// RegistrationToken must be carried by registrations (RFC 7591 section 3),
+	// if it is set; at least 32 characters.
+	RegistrationToken Secret
+	// LoopbackDocuments allows documents and keys of clients to be fetched from
+	// this machine, also by http: for development.
+	LoopbackDocuments bool
+}
+
+// authserver is o with the options that the authorization server shares.
+func (o ClientOptions) authserver(publicURL string) authserver.Options {
+	return authserver.Options{
+		PublicURL:         publicURL,
+		Admission:         authserver.Admission(o.Admission),
+		AdmittedHosts:     o.AdmittedHosts,
+		Clients:           o.Known,
+		PrivateRedirects:  o.PrivateRedirects,
+		RegistrationToken: o.RegistrationToken,
+		LoopbackDocuments: o.LoopbackDocuments,
+	}
 }
 
 // ClerkOptions say which Clerk instance users sign in at, and as what this
@@ -113,6 +170,12 @@ func (o Options) Validate() error {
 	v.store(o.Store.Reveal())
 	v.keys(o.Keys, loopback)
 	v.clerk(o.Clerk)
+	for _, err := range unjoin(authserver.ValidateClients(o.Clients.authserver(o.PublicURL))) {
+		v.fault("clients", err.Error(), "see docs/clients.md")
+	}
+	if _, err := parseProxies(o.TrustedProxies); err != nil {
+		v.fault("--trusted-proxy", err.Error(), "use an address or a network, as in 10.0.0.0/8")
+	}
 	if o.AccessTokenTTL < 0 || o.AccessTokenTTL > 24*time.Hour {
 		v.fault("--access-token-ttl", fmt.Sprintf("%v is not between 0 and 24h", o.AccessTokenTTL), "use a life such as 1h")
 	}
@@ -170,7 +233,7 @@ func (v *validation) publicURL(s string) (loopback bool) {
 }
 
 // ownPaths are taken by the authorization server and by this package.
-var ownPaths = []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/jwks.json", "/healthz", "/readyz"}
+var ownPaths = []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/introspect", "/jwks.json", "/healthz", "/readyz"}
 
 func (v *validation) resourcePath(p string, noSSE bool) {
 	const setting, fix = "ResourcePath", `use one such as "/mcp"`
@@ -211,10 +274,15 @@ func unjoin(err error) []error {
 	if err == nil {
 		return nil
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
 	}
-	return []error{err}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, unjoin(e)...)
+	}
+	return all
 }
 
 func (v *validation) clerk(o ClerkOptions) {

@@ -83,8 +83,8 @@ func (s *Server) Run(ctx context.Context, addr string) error {
 
 // Serve answers on the listeners, which it takes over, until ctx ends. Then
 // readiness is off, and after Options.DrainDelay new requests are refused,
-// streams are told, and calls in flight have 30 seconds to finish. It returns nil after an orderly end, or
-// what went wrong. A server serves once.
+// streams are told, and calls in flight have 30 seconds to finish. It returns
+// nil after an orderly end, or what went wrong. A server serves once.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	if len(listeners) == 0 {
 		return errors.New("serve: no listener")
@@ -116,6 +116,8 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	}
 	s.draining.Store(true)
 	if cause == nil && s.opts.DrainDelay > 0 {
+		// A listener that closes resets the connections that nobody has
+		// accepted yet, with requests in them that may not be sent again.
 		delay := time.NewTimer(s.opts.DrainDelay)
 		defer delay.Stop()
 		select {

@@ -208,11 +208,17 @@ func TestDrainDelayOnlyTurnsReadinessOff(t *testing.T) {
 	token := r.signIn(plainMail).Access
 	stopped := make(chan struct{})
 	go func() { r.stop(); close(stopped) }()
+	deadline := time.Now().Add(40 * time.Second)
 	for {
-		if resp, _ := get(t, r.url+"/readyz"); resp.StatusCode == http.StatusServiceUnavailable {
+		resp, body := get(t, r.url+"/readyz")
+		if resp.StatusCode == http.StatusServiceUnavailable && strings.Contains(body, "shutting down") {
 			break
 		}
+		if time.Now().After(deadline) {
+			t.Fatalf("/readyz during the shutdown: %s %q", resp.Status, body)
+		}
 	}
+	http.DefaultClient.CloseIdleConnections()
 	if got := r.legacy(token).tool("add", `{"a":19,"b":23}`); got.text() != "42" {
 		t.Errorf("a call during the delay answered %+v", got)
 	}

@@ -104,27 +104,29 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var morePaths []string
-	if !o.NoSSE {
-		morePaths = []string{ssePath}
+	proxies, err := parseProxies(o.TrustedProxies)
+	if err != nil {
+		return nil, err
 	}
-	if s.auth, err = authserver.New(authserver.Options{
-		PublicURL:       o.PublicURL,
-		ResourcePath:    o.ResourcePath,
-		MorePaths:       morePaths,
-		Keys:            keys,
-		Store:           s.store,
-		SignIn:          s.clerk,
-		Directory:       s.clerk,
-		AccessTokenTTL:  o.AccessTokenTTL,
-		RefreshGrace:    o.RefreshGrace,
-		RefreshIdle:     o.RefreshIdle,
-		RefreshAbsolute: o.RefreshAbsolute,
-		ServerName:      o.Title,
-		Logger:          o.Logger,
-		RequestID:       func(r *http.Request) string { return telemetry.RequestID(r.Context()) },
-		Now:             o.Now,
-	}); err != nil {
+	auth := o.Clients.authserver(o.PublicURL)
+	auth.ResourcePath = o.ResourcePath
+	if !o.NoSSE {
+		auth.MorePaths = []string{ssePath}
+	}
+	auth.Keys = keys
+	auth.Store = s.store
+	auth.SignIn = s.clerk
+	auth.Directory = s.clerk
+	auth.AccessTokenTTL = o.AccessTokenTTL
+	auth.RefreshGrace = o.RefreshGrace
+	auth.RefreshIdle = o.RefreshIdle
+	auth.RefreshAbsolute = o.RefreshAbsolute
+	auth.ServerName = o.Title
+	auth.Logger = o.Logger
+	auth.ClientAddr = proxies.clientAddr
+	auth.RequestID = func(r *http.Request) string { return telemetry.RequestID(r.Context()) }
+	auth.Now = o.Now
+	if s.auth, err = authserver.New(auth); err != nil {
 		return nil, fmt.Errorf("set up the authorization server: %w", err)
 	}
 	s.engine = s.newEngine()
@@ -147,6 +149,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		PublicURL:      s.URL(),
 		AllowedOrigins: o.AllowedOrigins,
 		MaxBody:        o.MaxBody,
+		ClientAddr:     proxies.clientAddr,
 		UserRate:       mcphttp.Rate{PerSecond: o.UserRate, Burst: int(20 * o.UserRate)},
 		Logger:         o.Logger,
 		Now:            o.Now,

@@ -28,6 +28,8 @@ type devOptions struct {
 	DataDir      string
 	Store        string
 	PublicURL    string
+	Clients      server.ClientOptions
+	Proxies      []string
 	Lives        tokenLives // zero: the server's defaults
 	NoSSE        bool
 	UserRate     float64
@@ -113,6 +115,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		done:     make(chan error, 1),
 	}
 	store := secret.String(cmp.Or(opts.Store, boltURL(dir)))
+	opts.Clients.LoopbackDocuments = true // clients under development publish there
 	options := server.Options{
 		Name:      "mcp-clerk",
 		Title:     "mcp-clerk (development)",
@@ -121,7 +124,10 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		Store:     store,
 		Keys:      keys,
 		Clerk:     credentials,
+		Clients:   opts.Clients,
 		Logger:    opts.Logger,
+
+		TrustedProxies: opts.Proxies,
 	}
 	opts.Lives.apply(&options)
 	options.NoSSE, options.UserRate = opts.NoSSE, opts.UserRate

@@ -36,6 +36,10 @@ type serveOptions struct {
 	DrainDelay   time.Duration
 	NoSSE        bool
 	UserRate     float64
+	Config       string
+	Admission    string
+	Hosts        []string
+	Proxies      []string
 	term         terminal
 }
 
@@ -61,6 +65,7 @@ directory is read as well.
   CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
   IMAGE_ROLES                            roles that may use generateImage
   CLERK_API_URL                          another Backend API than Clerk's own
+  MCP_CLERK_REGISTRATION_TOKEN           which clients must have to register
 
 With --dev nothing needs to be set: a stand-in for Clerk runs on loopback, with
 admin@example.com (role admin) and member@example.com (no role).`,
@@ -78,7 +83,11 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.BoolVar(&opts.Dev, "dev", false, "development: a stand-in for Clerk on loopback, no account needed")
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
 	opts.Lives.bind(f)
-	f.DurationVar(&opts.DrainDelay, "drain-delay", 0, "how long, at the end, /readyz says so before anything is refused, for balancers that ask it")
+	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
+	f.StringVar(&opts.Config, "config", "", "YAML file with clients and admission, see docs/clients.md")
+	f.StringVar(&opts.Admission, "admission", "", "which clients may use the server: open, listed or configured (default open)")
+	f.StringSliceVar(&opts.Hosts, "admit-host", nil, "host of documents and redirects for --admission listed; \"loopback\" for apps on the user's machine (repeatable)")
+	f.StringSliceVar(&opts.Proxies, "trusted-proxy", nil, "address or network of a reverse proxy whose X-Forwarded-For says whom to count requests against (repeatable)")
 	f.BoolVar(&opts.NoSSE, "no-sse", false, "do not serve the deprecated HTTP+SSE transport at /sse")
 	f.Float64Var(&opts.UserRate, "user-rate", 0, "requests a second that one user may send to the MCP endpoint; negative for no limit (default 100)")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
@@ -103,9 +112,13 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	}
 	warnOfPassword(opts.term, opts.Store)
 	if opts.Dev {
+		clients, err := clientOptions(opts, newEnvironment(), opts.PublicURL)
+		if err != nil {
+			return err
+		}
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
-			Lives: opts.Lives, NoSSE: opts.NoSSE, UserRate: opts.UserRate, Log: opts.term.err, Logger: logger,
+			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, NoSSE: opts.NoSSE, UserRate: opts.UserRate, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -205,7 +218,11 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		},
 	}
 	opts.Lives.apply(&o)
+	o.TrustedProxies = opts.Proxies
 	var err error
+	if o.Clients, err = clientOptions(opts, env, publicURL); err != nil {
+		faults = append(faults, err)
+	}
 	if o.Store, err = storeURL(opts.Store, env); err == nil && o.Store == "" {
 		var dir string
 		if dir, err = dataDir(opts.DataDir, serverDir); err == nil {
@@ -223,6 +240,27 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			"to try it without an account: mcp-clerk serve --dev")
 	}
 	return o, nil
+}
+
+// clientOptions are which clients may use the server: of the configuration
+// file, of flags, which win, and of the environment.
+func clientOptions(opts serveOptions, env *environment, publicURL string) (o server.ClientOptions, err error) {
+	var faults []error
+	if opts.Config != "" {
+		if err := readConfig(opts.Config, env, publicURL, &o); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if opts.Admission != "" {
+		o.Admission = opts.Admission
+	}
+	if len(opts.Hosts) > 0 {
+		o.AdmittedHosts = opts.Hosts
+	}
+	if o.RegistrationToken, err = env.secret("MCP_CLERK_REGISTRATION_TOKEN"); err != nil {
+		faults = append(faults, err)
+	}
+	return o, errors.Join(faults...)
 }
 
 // storeURL is the --store flag or the environment's. "" means the embedded

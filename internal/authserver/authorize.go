@@ -87,13 +87,13 @@ func (s *Server) authorize(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	c, err := s.loadClient(r.Context(), p.get("client_id"))
-	if errors.Is(err, errUnknownClient) {
-		s.unknownClientPage(w, s.recordArrival(r, p, nil, ""))
+	if retry, ok := s.limits.client.allow(newParty(s.peerAddr(r), p.get("client_id")), s.now()); !ok {
+		s.tooManyPage(w, r, retry)
 		return
 	}
+	c, err := s.findClient(r, p.get("client_id"))
 	if err != nil {
-		s.unavailablePage(w, r, err, "")
+		s.clientErrorPage(w, s.recordArrival(r, p, nil, ""), err, "")
 		return
 	}
 	redirectURI, err := s.findRedirect(c, p.get("redirect_uri"))
@@ -218,6 +218,7 @@ type consentRecord struct {
 	Redirect string   `json:"redirect"` // loopback ones without their port
 	Scopes   []string `json:"scopes"`
 	Resource string   `json:"resource"`
+	Mark     []byte   `json:"mark"`
 	At       int64    `json:"at"` // unix milliseconds
 }
 
@@ -231,7 +232,8 @@ func (s *Server) loadConsent(ctx context.Context, subject string, c *client) (co
 	if err != nil || json.Unmarshal(stored.Value, &rec) != nil {
 		return rec, false // asking once more is always right
 	}
-	return rec, rec.Client == c.ID
+	// A client that has changed where codes go is another one.
+	return rec, rec.Client == c.ID && sameMark(rec.Mark, c.consentMark())
 }
 
 // remembered reports whether the consent page may be skipped: for a client
@@ -253,10 +255,10 @@ func (s *Server) forgetConsent(ctx context.Context, subject, clientID string) {
 	}
 }
 
-func (s *Server) saveConsent(ctx context.Context, subject string, req *authRequest) error {
+func (s *Server) saveConsent(ctx context.Context, subject string, c *client, req *authRequest) error {
 	now := s.now()
 	value, err := json.Marshal(consentRecord{
-		Client: req.Client, Redirect: withoutPort(req.Redirect), Scopes: req.Scopes, Resource: s.site.resource, At: now.UnixMilli(),
+		Client: req.Client, Redirect: withoutPort(req.Redirect), Scopes: req.Scopes, Resource: s.site.resource, Mark: c.consentMark(), At: now.UnixMilli(),
 	})
 	if err != nil {
 		return err

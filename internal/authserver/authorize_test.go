@@ -58,10 +58,13 @@ func TestRequestsWithoutACertainRedirectEndOnAPage(t *testing.T) {
 	for name, raw := range map[string]string{
 		"client twice":   c.query().Encode() + "&client_id=" + c.id,
 		"redirect twice": c.query().Encode() + "&redirect_uri=" + url.QueryEscape("https://evil.example/"),
-		"semicolons":     c.query().Encode() + ";x=1",
-		"bad escape":     c.query().Encode() + "&x=%zz",
-		"not UTF-8":      c.query().Encode() + "&x=%ff",
-		"20 KB":          c.query().Encode() + "&x=" + strings.Repeat("a", 20_000),
+		// To loopback an error would be redirected at once.
+		"loopback client twice":   c.query("redirect_uri", "http://localhost:9/callback").Encode() + "&client_id=" + c.id,
+		"loopback redirect twice": c.query("redirect_uri", "http://localhost:9/callback").Encode() + "&redirect_uri=" + url.QueryEscape("http://localhost:10/callback"),
+		"semicolons":              c.query().Encode() + ";x=1",
+		"bad escape":              c.query().Encode() + "&x=%zz",
+		"not UTF-8":               c.query().Encode() + "&x=%ff",
+		"20 KB":                   c.query().Encode() + "&x=" + strings.Repeat("a", 20_000),
 	} {
 		if v := e.browser().open(e.issuer + "/authorize?" + raw); v.left || v.status != http.StatusBadRequest {
 			t.Errorf("%s: %d %v", name, v.status, v.url)
@@ -144,7 +147,8 @@ func TestClientsAreToldWhatIsWrongWithTheirRequest(t *testing.T) {
 	}
 }
 
-// RFC 9700 section 4.11.2: whoever registers a client must not get a redirector.
+// RFC 9700 section 4.11.2: whoever registers a client must not get a redirector
+// (cases/server 9).
 func TestErrorsOfAnUnapprovedWebClientStopAtAPage(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Web", webRedirect)

@@ -26,6 +26,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/secret"
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
@@ -96,6 +98,20 @@ type Options struct {
 	// section 7.1) that clients may register, beside the built-in list.
 	PrivateRedirects []string
 
+	// Admission says which clients may use the server; default AdmitOpen.
+	Admission Admission
+	// AdmittedHosts are the hosts of AdmitListed: names in lower case, names
+	// with "*." in front for all below, and HostLoopback.
+	AdmittedHosts []string
+	// Clients are known without registering; ConnectClient is one of them always.
+	Clients []Client
+	// RegistrationToken is the initial access token that registrations must
+	// carry (RFC 7591 section 3); "": none.
+	RegistrationToken secret.String
+	// LoopbackDocuments allows documents and keys of clients to be fetched from
+	// this machine, also by http: for development.
+	LoopbackDocuments bool
+
 	AccessTokenTTL  time.Duration // default 1 h, at most 24 h
 	RefreshGrace    time.Duration // how long a superseded refresh token still works; default 30 min, negative: not at all
 	RefreshIdle     time.Duration // life of a refresh token that is not used; default 30 d
@@ -124,10 +140,17 @@ type Server struct {
 	now    func() time.Time
 
 	redirects redirectPolicy
-	limits    limits
-	flights   *flights // the flight recorder
-	grants    *grantCache
-	cancel    func() // ends the subscription to revocations
+	admission admission
+	fixed     map[string]*client // by id, of the configuration
+
+	fetch      *fetcher
+	clientDocs *fetchCache[*client]
+	keySets    *fetchCache[[]jose.JSONWebKey]
+
+	limits  limits
+	flights *flights // the flight recorder
+	grants  *grantCache
+	cancel  func() // ends the subscription to revocations
 
 	offering sync.Mutex            // one AddScope at a time
 	offer    atomic.Pointer[offer] // what clients can ask for
@@ -190,8 +213,11 @@ func New(o Options) (*Server, error) {
 		}
 		scopes = append(scopes, sc)
 	}
-	redirects, err := newRedirectPolicy(o.PrivateRedirects)
-	if err != nil {
+	s := &Server{
+		opts: o, site: site, store: o.Store, signin: o.SignIn,
+		log: o.Logger, now: o.Now, limits: newLimits(), flights: &flights{now: o.Now}, cancel: func() {},
+	}
+	if err := s.setClients(o); err != nil {
 		faults = append(faults, err)
 	}
 	if len(faults) > 0 {
@@ -202,11 +228,8 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{
-		opts: o, site: site, keys: ring, store: o.Store, signin: o.SignIn,
-		log: o.Logger, now: o.Now, redirects: redirects,
-		limits: newLimits(), flights: &flights{now: o.Now}, cancel: func() {},
-	}
+	s.keys = ring
+	s.clientDocs, s.keySets = newFetchCache[*client](o.Now), newFetchCache[[]jose.JSONWebKey](o.Now)
 	s.offer.Store(s.newOffer(scopes))
 	s.grants = newGrantCache(s.loadGrantState, o.Now)
 	cancel, err := o.Store.Subscribe(topicGrant, func(key []byte) { s.grants.forget(string(key)) })
@@ -215,6 +238,29 @@ func New(o Options) (*Server, error) {
 	}
 	s.cancel = cancel
 	return s, nil
+}
+
+// setClients takes over what the options say about clients.
+func (s *Server) setClients(o Options) error {
+	s.fetch = newFetcher(o.LoopbackDocuments)
+	var redirectErr, admissionErr, fixedErr, tokenErr error
+	s.redirects, redirectErr = newRedirectPolicy(o.PrivateRedirects)
+	s.admission, admissionErr = newAdmission(o.Admission, o.AdmittedHosts)
+	s.fixed, fixedErr = s.fixedClients(o.Clients)
+	if n := len(o.RegistrationToken); n > 0 && n < 32 {
+		tokenErr = errors.New("the registration token has fewer than 32 characters")
+	}
+	return errors.Join(redirectErr, admissionErr, fixedErr, tokenErr)
+}
+
+// ValidateClients reports every fault of what o says about clients, as New
+// would, and looks at nothing else.
+func ValidateClients(o Options) error {
+	s := &Server{}
+	if site, err := newSite(o.PublicURL, "/mcp"); err == nil {
+		s.site = site
+	}
+	return s.setClients(o)
 }
 
 func defaultDuration(d *time.Duration, value time.Duration) {
@@ -242,9 +288,12 @@ func (s *Server) Register(mux *http.ServeMux) {
 	}
 	for _, p := range prefixes {
 		mux.Handle(p+"/jwks.json", s.public("GET, HEAD", s.jwks))
-		mux.Handle(p+"/register", s.public("POST", s.recordRegistration(s.register)))
+		if s.admission.policy != AdmitConfigured {
+			mux.Handle(p+"/register", s.public("POST", s.recordRegistration(s.register)))
+		}
 		mux.Handle(p+"/token", s.public("POST", s.token))
 		mux.Handle(p+"/revoke", s.public("POST", s.revoke))
+		mux.Handle(p+"/introspect", s.public("POST", s.introspect))
 		mux.Handle(p+"/authorize", s.page("GET, POST", s.authorize))
 		mux.Handle(p+"/consent", s.page("GET, POST", s.consent))
 		mux.Handle(p+"/callback", s.page("GET", s.callback))

@@ -292,7 +292,7 @@ func (b *tab) sentTo(prefix string) string {
 
 // In a real browser: form-action and the like would stop redirects that no
 // HTTP client checks, and a referrer policy can turn Origin into null (W3C CSP
-// 3, section 6.4.2; cases 8, 27, 30 and 32).
+// 3, section 6.4.2; cases/server 8, 27, 30 and 32).
 func TestChromiumGoesThroughTheSignIn(t *testing.T) {
 	e, redirect, codes := realSite(t)
 	if err := e.srv.AddScope(authserver.Scope{Name: "mcp:images", Description: "Have pictures made in your name, if your role allows it"}); err != nil {
@@ -364,7 +364,7 @@ func TestChromiumGoesThroughTheSignIn(t *testing.T) {
 	e.provider.set(func() { e.provider.deny = "" })
 }
 
-// A custom scheme leaves the browser, for an answer of either kind (case 30):
+// A custom scheme leaves the browser, for an answer of either kind (cases/server 30):
 // what counts is that it is asked to.
 func TestChromiumLeavesForAnApp(t *testing.T) {
 	const app = "cursor://anysphere.cursor-mcp/oauth/callback"
@@ -415,7 +415,7 @@ func TestChromiumSignsInByKeyboard(t *testing.T) {
 
 // Every page that says what is wrong says it readably, with what to do and a
 // request id; names that clients choose for themselves do not break a page
-// (case 33).
+// (cases/server 33).
 func TestChromiumShowsPagesThatPeopleUnderstand(t *testing.T) {
 	e, redirect, _ := realSite(t)
 	b := openTab(t, e)

@@ -2,13 +2,9 @@ package authserver
 
 import (
 	"context"
-	"crypto/subtle"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -16,12 +12,8 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
 )
 
-// Client authentication methods (RFC 7591 section 2) and grant types.
+// Grant types (RFC 6749 sections 4.1.3 and 6).
 const (
-	methodNone  = "none"
-	methodBasic = "client_secret_basic"
-	methodPost  = "client_secret_post"
-
 	grantTypeCode    = "authorization_code"
 	grantTypeRefresh = "refresh_token"
 )
@@ -32,6 +24,7 @@ type client struct {
 	Name            string   `json:"name,omitempty"`
 	RedirectURIs    []string `json:"redirect_uris"` // loopback ones without their port
 	AuthMethod      string   `json:"auth_method"`
+	Public          bool     `json:"public,omitempty"` // may also come without authentication
 	SecretHash      []byte   `json:"secret_hash,omitempty"`
 	GrantTypes      []string `json:"grant_types"`
 	ClientURI       string   `json:"client_uri,omitempty"`
@@ -40,10 +33,15 @@ type client struct {
 	SoftwareVersion string   `json:"software_version,omitempty"`
 	Created         int64    `json:"created"`            // unix seconds
 	Approved        bool     `json:"approved,omitempty"` // some user has consented
+	Fresh           int64    `json:"fresh,omitempty"`    // unix seconds; a document: until when it need not be fetched
+	JWKSURI         string   `json:"jwks_uri,omitempty"`
+
+	JWKS json.RawMessage `json:"jwks,omitempty"`
 
 	// verified says that the client's domain is proven, which dynamic
-	// registration cannot do.
+	// registration cannot do, or that the operator vouches for it.
 	verified bool
+	fixed    bool // of the configuration, not of the store
 }
 
 var errUnknownClient = errors.New("unknown client")
@@ -53,13 +51,39 @@ func clientKey(id string) string { return "client/" + id }
 // maxClientID bounds what is looked up.
 const maxClientID = 512
 
-// loadClient returns the client with this id, errUnknownClient, or an error
-// of the store.
-func (s *Server) loadClient(ctx context.Context, id string) (*client, error) {
-	if !strings.HasPrefix(id, prefixClient) || len(id) > maxClientID || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' }) {
+// loadClient returns the client with this id: of the configuration, described
+// by the document at that address, or registered. It reports errUnknownClient,
+// errNotAdmitted, or an error of the store.
+func (s *Server) loadClient(ctx context.Context, id string) (c *client, err error) {
+	switch {
+	case s.fixed[id] != nil:
+		return s.fixed[id], nil
+	case isDocumentID(id):
+		if s.admission.policy == AdmitConfigured {
+			return nil, errNotAdmitted
+		}
+		if s.admission.policy == AdmitListed && !s.admission.lists(id) {
+			return nil, errNotAdmitted // and nothing is fetched
+		}
+		c, err = s.documentClient(ctx, id)
+	case !plainClientID(id) || !strings.HasPrefix(id, prefixClient):
 		return nil, errUnknownClient
+	default:
+		c, err = s.storedClient(ctx, clientKey(id))
 	}
-	rec, err := s.store.Get(ctx, clientKey(id))
+	if err != nil {
+		return nil, err
+	}
+	return c, s.admission.admit(c)
+}
+
+// plainClientID reports an id that can be a piece of a store key.
+func plainClientID(id string) bool {
+	return id != "" && len(id) <= maxClientID && !strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' })
+}
+
+func (s *Server) storedClient(ctx context.Context, key string) (*client, error) {
+	rec, err := s.store.Get(ctx, key)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, errUnknownClient
 	}
@@ -81,6 +105,12 @@ func decodeClient(value []byte) (*client, error) {
 // that consent exists, so that no registration with a grant expires as unused.
 // No grant outlives the absolute life, and nor need the client.
 func (s *Server) markApproved(ctx context.Context, c *client) error {
+	switch {
+	case c.fixed:
+		return nil
+	case isDocumentID(c.ID):
+		return s.keepDocument(ctx, c)
+	}
 	until := s.now().Add(s.opts.RefreshAbsolute + registrationTTL)
 	_, err := s.store.Update(ctx, clientKey(c.ID), func(old store.Record) ([]byte, time.Time, error) {
 		stored, err := decodeClient(old.Value)
@@ -107,6 +137,9 @@ func later(a, b time.Time) time.Time {
 	}
 	return b
 }
+
+// confidential reports a client that nobody else can pose as.
+func (c *client) confidential() bool { return c.AuthMethod != methodNone && !c.Public }
 
 // allowsRefresh reports whether the client gets refresh tokens: it registered
 // for them, or asks for offline_access.
@@ -135,79 +168,4 @@ func (s *Server) findRedirect(c *client, requested string) (string, error) {
 		}
 	}
 	return "", errors.New("the address to return to is not one that it has registered")
-}
-
-// refusedClient is one answer for every way in which a client fails to
-// authenticate, so that none of them tells which part was wrong.
-func refusedClient(basic bool) *oauthError {
-	return &oauthError{Status: http.StatusUnauthorized, Code: codeInvalidClient, Description: "client authentication failed", Basic: basic}
-}
-
-// authenticateClient identifies the client of a token or revocation request
-// (RFC 6749 section 2.3): by HTTP Basic, by the body, or, for a public client,
-// by its id alone.
-func (s *Server) authenticateClient(r *http.Request, p params) (*client, error) {
-	id, secret := p.get("client_id"), p.get("client_secret")
-	headers := r.Header.Values("Authorization")
-	basic := len(headers) > 0
-	if len(headers) > 1 {
-		return nil, invalidRequest("more than one Authorization header")
-	}
-	if basic {
-		user, pass, ok := parseBasic(headers[0])
-		if !ok {
-			return nil, refusedClient(true)
-		}
-		if secret != "" {
-			return nil, invalidRequest("more than one way of client authentication")
-		}
-		if id != "" && id != user {
-			return nil, invalidRequest("client_id is not the client that authenticates")
-		}
-		id, secret = user, pass
-	}
-	if id == "" {
-		return nil, refusedClient(basic)
-	}
-	c, err := s.loadClient(r.Context(), id)
-	if errors.Is(err, errUnknownClient) {
-		return nil, refusedClient(basic)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if c.AuthMethod == methodNone {
-		if secret != "" {
-			return nil, refusedClient(basic)
-		}
-		return c, nil
-	}
-	if subtle.ConstantTimeCompare(hash([]byte(secret)), c.SecretHash) != 1 {
-		return nil, refusedClient(basic)
-	}
-	return c, nil
-}
-
-// parseBasic reads HTTP Basic credentials, whose parts OAuth form-encodes (RFC
-// 6749 section 2.3.1).
-func parseBasic(header string) (user, pass string, ok bool) {
-	scheme, text, found := strings.Cut(header, " ")
-	if !found || !strings.EqualFold(scheme, "Basic") || len(text) > 4096 {
-		return "", "", false
-	}
-	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(text))
-	if err != nil {
-		return "", "", false
-	}
-	user, pass, found = strings.Cut(string(raw), ":")
-	if !found {
-		return "", "", false
-	}
-	if user, err = url.QueryUnescape(user); err != nil {
-		return "", "", false
-	}
-	if pass, err = url.QueryUnescape(pass); err != nil {
-		return "", "", false
-	}
-	return user, pass, true
 }

@@ -84,12 +84,8 @@ func (s *Server) accountPage(w http.ResponseWriter, r *http.Request) {
 	r = aboard(r, req)
 	s.flights.step(req.Flight, stepAccount, "", "")
 	c, err := s.loadClient(r.Context(), req.Client)
-	if errors.Is(err, errUnknownClient) {
-		s.unknownClientPage(w, r)
-		return
-	}
 	if err != nil {
-		s.unavailablePage(w, r, err, req.url(s, ""))
+		s.clientErrorPage(w, r, err, req.url(s, ""))
 		return
 	}
 	s.render(w, http.StatusOK, "account", "Is this you?", consentView{
@@ -143,12 +139,8 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 func (s *Server) answerConsent(w http.ResponseWriter, r *http.Request, t *ticket, decision string) {
 	req := &t.Request
 	c, err := s.loadClient(r.Context(), req.Client)
-	if errors.Is(err, errUnknownClient) {
-		s.unknownClientPage(w, r)
-		return
-	}
 	if err != nil {
-		s.unavailablePage(w, r, err, req.url(s, ""))
+		s.clientErrorPage(w, r, err, req.url(s, ""))
 		return
 	}
 	if _, err := s.findRedirect(c, req.Redirect); err != nil {

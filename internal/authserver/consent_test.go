@@ -15,7 +15,7 @@ import (
 var bob = identity.User{ID: "user_bob", Email: "bob@example.com", FirstName: "Bob"}
 
 // MCP 2026-07-28, confused deputy: our page comes before the provider is
-// asked, which may answer at once.
+// asked, which may answer at once (cases/server 27).
 func TestConsentComesBeforeTheProvider(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Claude", webRedirect)
@@ -35,7 +35,8 @@ func TestConsentComesBeforeTheProvider(t *testing.T) {
 	}
 }
 
-// Somebody who is signed in sees client and account on one page, for every client.
+// Somebody who is signed in sees client and account on one page, for every
+// client: the provider skips its own consent (cases/server 27).
 func TestSignedInUsersApproveOnOnePage(t *testing.T) {
 	e := newEnv(t)
 	first, second := e.register("First", webRedirect), e.register("Second", "https://second.example/cb")
@@ -114,7 +115,8 @@ func TestSignInIsRememberedForThirtyDays(t *testing.T) {
 	}
 }
 
-// RFC 6749 section 4.1.2.1: the client learns of every way to say no.
+// RFC 6749 section 4.1.2.1 and RFC 9207: the client learns of every way to say
+// no (cases/server 8).
 func TestDenialReachesTheClient(t *testing.T) {
 	e := newEnv(t)
 	for _, c := range []testClient{e.register("Web", webRedirect), e.register("Native", loopRedirect), e.register("Cursor", "cursor://anysphere.cursor-mcp/oauth/callback")} {
@@ -138,7 +140,8 @@ func TestDenialReachesTheClient(t *testing.T) {
 	}
 }
 
-// The approval counts in one browser, once, for ten minutes.
+// The approval counts in one browser, once, for ten minutes (RFC 9700 section
+// 4.7, cases/server 28).
 func TestCallbackBelongsToTheApprovingBrowser(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Web", webRedirect)
@@ -204,6 +207,14 @@ func TestTheAccountPageHasAnAddressOfItsOwn(t *testing.T) {
 	if !again.has("Continue as") {
 		t.Fatalf("reloaded: %s", again.body)
 	}
+	// A GET never approves (cases/server 29).
+	fields := again.form("Continue as")
+	if err := fields.ParseForm(); err != nil {
+		t.Fatal(err)
+	}
+	if o := b.open(v.url.String() + "&" + fields.PostForm.Encode()); o.left {
+		t.Fatalf("a GET gave a code: %v", o.url)
+	}
 	if again.press("Continue as").answer(c).Get("code") == "" {
 		t.Error("no code")
 	}
@@ -224,7 +235,8 @@ func TestSignInsInSeveralTabsAllWork(t *testing.T) {
 	}
 }
 
-// RFC 9700 section 4.7 and 2.1: the form is tied to the page, the page to the browser.
+// RFC 9700 section 4.7 and 2.1: the form is tied to the page, the page to the
+// browser (cases/server 29).
 func TestForgedConsentIsRefused(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Web", webRedirect)
@@ -350,7 +362,8 @@ func TestPagesAreAnsweredOnceAndInTime(t *testing.T) {
 	}
 }
 
-// Codes injected from another sign-in fail at nonce and verifier.
+// Codes injected from another sign-in fail at nonce and verifier (RFC 9700
+// section 4.5, cases/server 32).
 func TestInjectedProviderCodeIsRefused(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Web", webRedirect)
@@ -421,7 +434,7 @@ func TestProviderThatIsDownGivesAPageThatTriesAgain(t *testing.T) {
 }
 
 // W3C CSP, RFC 9700 section 4.16; no form-action, which browsers apply to the
-// redirects behind a form as well.
+// redirects behind a form as well (cases/server 30).
 func TestPagesCannotBeFramedScriptedOrStored(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Web", webRedirect)
@@ -442,7 +455,7 @@ func TestPagesCannotBeFramedScriptedOrStored(t *testing.T) {
 	}
 }
 
-// draft-ietf-httpbis-rfc6265bis: prefixes, attributes.
+// draft-ietf-httpbis-rfc6265bis: prefixes, attributes (cases/server 31).
 func TestCookiesHaveTheirGuards(t *testing.T) {
 	for name, tc := range map[string]struct {
 		e             *env
@@ -495,7 +508,8 @@ func TestCookiesHaveTheirGuards(t *testing.T) {
 	}
 }
 
-// A name is what a client calls itself; the host is where the access goes.
+// A name is what a client calls itself; the host is where the access goes
+// (cases/server 33).
 func TestConsentShowsWhoReallyAsks(t *testing.T) {
 	e := newEnv(t)
 	for name, want := range map[string]string{
@@ -541,6 +555,7 @@ func names(n *html.Node) []string {
 	return list
 }
 
+// Cases/server 34: what is not rendered can neither run nor track.
 func TestForeignLinksAreNotShown(t *testing.T) {
 	e := newEnv(t)
 	a := e.registerRaw(`{"redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"none","client_name":"x",

@@ -41,6 +41,7 @@ type oauthError struct {
 	Description string
 	RetryAfter  time.Duration
 	Basic       bool  // the client tried HTTP Basic: the refusal names the scheme (RFC 6749 section 5.2)
+	Bearer      bool  // a bearer token is missing or wrong (RFC 6750 section 3)
 	Cause       error // not shown
 }
 
@@ -90,6 +91,9 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if oe.Basic {
 		w.Header().Set("WWW-Authenticate", `Basic realm="OAuth client"`)
+	}
+	if oe.Bearer {
+		w.Header().Set("WWW-Authenticate", `Bearer error="`+oe.Code+`"`)
 	}
 	setRetryAfter(w.Header(), oe.RetryAfter)
 	s.logFailure(r.Context(), r.URL.Path, status, oe)

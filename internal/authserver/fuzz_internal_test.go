@@ -2,8 +2,10 @@ package authserver
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +172,89 @@ func FuzzRegistrations(f *testing.F) {
 		}
 		if len(c.RedirectURIs) == 0 || len(c.RedirectURIs) > maxRedirects {
 			t.Fatalf("%d redirects", len(c.RedirectURIs))
+		}
+	})
+}
+
+// What is accepted as a client's document is that client's, has no shared
+// secret, and sends codes nowhere that registration would not.
+func FuzzDocuments(f *testing.F) {
+	const id = "https://app.example/client.json"
+	for _, body := range knownClients.documents {
+		f.Add(body)
+	}
+	for _, body := range []string{
+		`{"client_id":"` + id + `","redirect_uris":["https://app.example/cb"]}`, `{"client_id":"` + id + `","redirect_uris":["http://localhost/cb"],"client_secret":""}`,
+		`{"client_id":"` + id + `","client_id":"x","redirect_uris":["https://app.example/cb"]}`, `{"Client_ID":"` + id + `","redirect_uris":[]}`,
+		`{"client_id":"` + id + `","redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"private_key_jwt","jwks":{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}}`,
+		`{"client_id":"` + id + `","redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"private_key_jwt","jwks_uri":"https://app.example/jwks.json"}`,
+	} {
+		f.Add([]byte(body))
+	}
+	s := &Server{now: time.Now}
+	if err := s.setClients(Options{}); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		c, err := s.parseDocument(id, body)
+		if err != nil {
+			return
+		}
+		var plain struct {
+			ID     string `json:"client_id"`
+			Secret any    `json:"client_secret"`
+		}
+		if json.Unmarshal(body, &plain) != nil || plain.ID != id || plain.Secret != nil {
+			t.Fatalf("accepted %q", body)
+		}
+		if usesSecret(c.AuthMethod) || len(c.SecretHash) > 0 || c.AuthMethod == methodKey && len(c.JWKS) == 0 && c.JWKSURI == "" {
+			t.Fatalf("a client that cannot authenticate: %+v", c)
+		}
+		for _, uri := range c.RedirectURIs {
+			if _, err := s.redirects.check(uri); err != nil {
+				t.Fatalf("redirect %q %v", uri, err)
+			}
+		}
+		if len(c.consentMark()) == 0 {
+			t.Fatal("no mark")
+		}
+	})
+}
+
+// A key set has public keys of known kinds only, whatever the rest of it is.
+func FuzzKeySets(f *testing.F) {
+	for _, body := range []string{
+		`{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`, `{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`, `{"keys":[null]}`, `{"keys":{}}`,
+		`{"keys":[{"kty":"EC","crv":"P-256","x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM","d":"870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE"}]}`,
+	} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		keys, err := parseKeySet(body)
+		if err != nil {
+			return
+		}
+		if len(keys) == 0 || len(keys) > maxKeys {
+			t.Fatalf("%d keys", len(keys))
+		}
+		for i := range keys {
+			if !keys[i].IsPublic() || !slices.ContainsFunc(algNames, func(alg string) bool { return fitsAlgorithm(&keys[i], alg) }) {
+				t.Fatalf("key %d of %q", i, body)
+			}
+		}
+	})
+}
+
+// Nothing that was not signed by the client's key passes for its assertion.
+func FuzzAssertions(f *testing.F) {
+	f.Add("eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.")
+	f.Add("eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJ4In0.AAAA")
+	s := &Server{now: time.Now, log: slog.New(slog.DiscardHandler)}
+	c := &client{ID: "x", AuthMethod: methodKey, JWKS: json.RawMessage(`{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`)}
+	f.Fuzz(func(t *testing.T, text string) {
+		assertionSubject(text)
+		if s.checkAssertion(t.Context(), c, text, "") == nil {
+			t.Fatalf("accepted %q", text)
 		}
 	})
 }

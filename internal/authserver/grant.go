@@ -278,6 +278,20 @@ func (c *refreshChain) answers(i int, now time.Time, l lives) bool {
 	return age <= l.grace || i == len(c.Links)-1 && !c.Used && age <= lostGrace
 }
 
+// accepts reports whether rotate would answer the token with this number and
+// secret.
+func (g *grant) accepts(now time.Time, l lives, seq uint64, secret []byte) bool {
+	chain, presented := &g.Refresh, hash(secret)
+	if g.Revoked != "" || chain.Seq == 0 || seq > chain.Seq || !now.Before(g.refreshEnd(l)) {
+		return false
+	}
+	if seq == chain.Seq {
+		return subtle.ConstantTimeCompare(chain.Hash, presented) == 1
+	}
+	i := len(chain.Links) - int(chain.Seq-seq)
+	return i >= 0 && subtle.ConstantTimeCompare(chain.Links[i].Hash, presented) == 1 && chain.answers(i, now, l)
+}
+
 // prune drops the links that are no longer answered, the last but for its
 // longer grace.
 func (c *refreshChain) prune(now time.Time, l lives) {

@@ -60,10 +60,12 @@ func (s *Server) page(methods string, h http.HandlerFunc) http.Handler {
 			redirect(w, http.StatusFound, s.site.origin+target)
 			return
 		}
-		if retry, ok := s.limits.pages.allow(s.peerAddr(r), s.now()); !ok {
-			setRetryAfter(w.Header(), retry)
-			s.errorPage(w, r, errorPage{Status: http.StatusTooManyRequests, Problem: "Too many sign-ins were started from your network in a short time.",
-				Advice: "Wait a minute, then go back to your application and try again."})
+		counted := newParty(s.peerAddr(r), "")
+		if a := s.readAccount(r); a != nil {
+			counted = userParty(s.peerAddr(r), a.Subject)
+		}
+		if retry, ok := s.limits.pages.allow(counted, s.now()); !ok {
+			s.tooManyPage(w, r, retry)
 			return
 		}
 		h(w, r)

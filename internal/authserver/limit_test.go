@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 )
 
 // One address that registers without end is stopped; nobody else is.
@@ -38,6 +40,25 @@ func TestRegistrationFloodIsStopped(t *testing.T) {
 		e.clock.advance(time.Duration(seconds) * time.Second)
 		e.clock.advance(time.Minute)
 		e.register("after the wait", webRedirect)
+	}
+}
+
+// Registrations that leave no record cost work all the same: those that are
+// refused, and those of a client that is known already.
+func TestRegistrationsWithoutARecordAreLimitedToo(t *testing.T) {
+	for _, body := range []string{
+		`{"redirect_uris":["javascript:alert(1)"]}`,
+		`{"client_name":"Hosted","redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"none"}`,
+	} {
+		e := newEnv(t)
+		e.addr = "198.51.100.7:1"
+		var last answer
+		for i := 0; i < 200 && last.status != http.StatusTooManyRequests; i++ {
+			last = e.registerRaw(body)
+		}
+		if last.status != http.StatusTooManyRequests || last.header.Get("Retry-After") == "" {
+			t.Errorf("200 at once of %s: %d %v", body, last.status, last.header)
+		}
 	}
 }
 
@@ -94,6 +115,26 @@ func TestTokenGuessingIsStoppedPerAddress(t *testing.T) {
 	e.tokens(e.refresh(c, tk.refresh))
 }
 
+// Guessing is not paid at the price of an honest request: a client that refreshes
+// all the time goes on where one that is refused as often has stopped.
+func TestRefusedTokenRequestsCostMore(t *testing.T) {
+	e := newEnv(t)
+	e.addr = "198.51.100.7:1"
+	c := e.register("Web", webRedirect)
+	held := e.signIn(c).refresh
+	const n = 300
+	for range n {
+		held = e.tokens(e.refresh(c, held)).refresh
+	}
+	e.addr = "198.51.100.8:1"
+	for range n {
+		if a := e.refresh(c, "guess"); a.status == http.StatusTooManyRequests {
+			return
+		}
+	}
+	t.Errorf("%d refused requests at once are not limited", n)
+}
+
 func TestAuthorizationFloodGetsAPage(t *testing.T) {
 	e := newEnv(t)
 	c := e.register("Web", webRedirect)
@@ -119,6 +160,107 @@ func TestForwardedHeadersDoNotEscapeTheLimit(t *testing.T) {
 		r.Header.Set("X-Forwarded-For", fmt.Sprintf("203.0.113.%d", i%256))
 		r.Header.Set("Forwarded", fmt.Sprintf("for=203.0.113.%d", i%256))
 		if e.send(r).status == http.StatusTooManyRequests {
+			return
+		}
+	}
+	t.Error("never limited")
+}
+
+// Hosted clients send many users from one address: what one of them does there
+// is not counted against another, who is known by what this server has sealed.
+func TestUsersAreCountedBeforeTheirAddress(t *testing.T) {
+	e := newEnv(t)
+	e.addr = "198.51.100.7:1"
+	c := e.register("Hosted", webRedirect)
+	ada := e.signIn(c)
+	b := e.browser()
+	b.authorize(c).press("Approve").press("Continue as").answer(c)
+	e.provider.signInAs(identity.User{ID: "user_bob", Email: "bob@example.com"})
+	bob := e.signIn(c)
+	flood := func(what string, send func() int) {
+		t.Helper()
+		for range 3000 {
+			if send() == http.StatusTooManyRequests {
+				return
+			}
+		}
+		t.Fatalf("%s: never limited", what)
+	}
+	// By guessing, from the same address.
+	flood("guesses", func() int { return e.refresh(c, "mcpc_rt_guess").status })
+	ada = e.tokens(e.refresh(c, ada.refresh))
+	// By a user, with a token of their own that is refused.
+	flood("own token", func() int { return e.refresh(testClient{id: "mcpc_client_other"}, ada.refresh).status })
+	if a := e.refresh(c, ada.refresh); a.status != http.StatusTooManyRequests || a.header.Get("Retry-After") == "" || a.oauthError(t) == "" {
+		t.Errorf("that user: %d %s", a.status, a.body)
+	}
+	// Naming another client in each request is no way around.
+	if a := e.refresh(testClient{id: "mcpc_client_another"}, ada.refresh); a.status != http.StatusTooManyRequests {
+		t.Errorf("that user, as another client: %d", a.status)
+	}
+	e.tokens(e.refresh(c, bob.refresh))
+	// Pages: strangers on a network do not lock out who has signed in there.
+	flood("pages", func() int {
+		return e.get("/authorize?" + c.query("client_id", fmt.Sprint(e.clock.Now())).Encode()).status
+	})
+	if v := b.authorize(c); v.status != http.StatusOK {
+		t.Errorf("a user with a cookie: %d", v.status)
+	}
+}
+
+// One client's flood on a network leaves room for others there.
+func TestClientsOfOneAddressAreCountedApart(t *testing.T) {
+	e := newEnv(t)
+	e.addr = "198.51.100.7:1"
+	one, two := e.register("One", webRedirect), e.register("Two", webRedirect)
+	for i := range 1000 {
+		if e.get("/authorize?"+one.query().Encode()).status == http.StatusTooManyRequests {
+			if v := e.browser().authorize(two); v.status != http.StatusOK {
+				t.Errorf("the other client after %d: %d", i, v.status)
+			}
+			return
+		}
+	}
+	t.Error("never limited")
+}
+
+// So are registrations: one that is repeated without end stops itself.
+func TestOneRegistrationRepeatedLeavesRoomForOthers(t *testing.T) {
+	e := newEnv(t)
+	e.addr = "198.51.100.7:1"
+	const body = `{"client_name":"Loop","redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"none"}`
+	for range 1000 {
+		if e.registerRaw(body).status == http.StatusTooManyRequests {
+			e.register("Other", webRedirect)
+			return
+		}
+	}
+	t.Error("never limited")
+}
+
+// A developer's tools register a dozen times in a minute, each with another name.
+func TestADozenRegistrationsAMinuteFromLoopbackPass(t *testing.T) {
+	e := newEnv(t)
+	for i := range 600 {
+		e.register(fmt.Sprintf("Tool %d", i), "http://localhost:3000/cb")
+		e.clock.advance(5 * time.Second)
+	}
+}
+
+// The callback is limited, too, as a page.
+func TestCallbackFloodGetsAPage(t *testing.T) {
+	e := newEnv(t)
+	e.addr = "[2001:db8:1:2::1]:1"
+	for i := range 1000 {
+		e.addr = fmt.Sprintf("[2001:db8:1:2::%x]:1", i+1) // one /64
+		if a := e.get("/callback?state=x&code=y"); a.status == http.StatusTooManyRequests {
+			if a.header.Get("Retry-After") == "" {
+				t.Error("no Retry-After")
+			}
+			e.addr = "[2001:db8:1:3::1]:1"
+			if a := e.get("/callback?state=x&code=y"); a.status != http.StatusBadRequest {
+				t.Errorf("another network: %d", a.status)
+			}
 			return
 		}
 	}

@@ -13,15 +13,21 @@ type metadata struct {
 	Issuer                 string   `json:"issuer"`
 	Authorization          string   `json:"authorization_endpoint"`
 	Token                  string   `json:"token_endpoint"`
-	Registration           string   `json:"registration_endpoint"`
+	Registration           string   `json:"registration_endpoint,omitempty"`
 	Revocation             string   `json:"revocation_endpoint"`
+	Introspection          string   `json:"introspection_endpoint"`
+	ClientDocuments        bool     `json:"client_id_metadata_document_supported"`
 	JWKS                   string   `json:"jwks_uri"`
 	Scopes                 []string `json:"scopes_supported"`
 	ResponseTypes          []string `json:"response_types_supported"`
 	ResponseModes          []string `json:"response_modes_supported"`
 	GrantTypes             []string `json:"grant_types_supported"`
 	TokenAuthMethods       []string `json:"token_endpoint_auth_methods_supported"`
+	TokenAuthAlgs          []string `json:"token_endpoint_auth_signing_alg_values_supported"`
 	RevocationAuthMethods  []string `json:"revocation_endpoint_auth_methods_supported"`
+	RevocationAuthAlgs     []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
+	InspectionAuthMethods  []string `json:"introspection_endpoint_auth_methods_supported"`
+	InspectionAuthAlgs     []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
 	ChallengeMethods       []string `json:"code_challenge_methods_supported"`
 	IssParameter           bool     `json:"authorization_response_iss_parameter_supported"` // RFC 9207
 	ProtectedResources     []string `json:"protected_resources"`                            // RFC 9728 section 4
@@ -49,16 +55,20 @@ type resourceMetadata struct {
 // listener with that name, while the issuer stays one.
 type documents map[string]map[string][]byte
 
-var authMethods = []string{methodNone, methodBasic, methodPost}
-
 // newDocuments makes them for the scopes of the resource and all scopes.
 func (s *Server) newDocuments(tools, all []string) documents {
 	st := &s.site
+	registration := ""
+	if s.admission.policy != AdmitConfigured {
+		registration = st.issuer + "/register"
+	}
 	md := encode(metadata{
 		Issuer:                st.issuer,
 		Authorization:         st.issuer + "/authorize",
 		Token:                 st.issuer + "/token",
-		Registration:          st.issuer + "/register",
+		Registration:          registration,
+		Introspection:         st.issuer + "/introspect",
+		ClientDocuments:       s.admission.policy != AdmitConfigured,
 		Revocation:            st.issuer + "/revoke",
 		JWKS:                  st.issuer + "/jwks.json",
 		Scopes:                all,
@@ -66,7 +76,11 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		ResponseModes:         []string{"query"},
 		GrantTypes:            []string{grantTypeCode, grantTypeRefresh},
 		TokenAuthMethods:      authMethods,
+		TokenAuthAlgs:         algNames,
 		RevocationAuthMethods: authMethods,
+		RevocationAuthAlgs:    algNames,
+		InspectionAuthMethods: authMethods[1:],
+		InspectionAuthAlgs:    algNames,
 		ChallengeMethods:      []string{"S256"},
 		IssParameter:          true,
 		ProtectedResources:    []string{st.resource},

@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
+	"errors"
 	"html/template"
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -57,6 +59,7 @@ type page struct {
 type clientView struct {
 	Name     string
 	Verified bool
+	Domain   string // the proven one, "" if the operator vouches instead
 	Host     string
 	Loopback bool // an application on this computer, which anything could be
 	App      bool // opened by a private-use scheme
@@ -90,7 +93,8 @@ func (p errorPage) Href() template.URL {
 }
 
 func (s *Server) clientView(c *client, req *authRequest) clientView {
-	v := clientView{Name: displayText(c.Name, 60), Verified: c.verified, Host: redirectHost(req.Redirect)}
+	v := clientView{Name: displayText(c.Name, 60), Domain: c.domain(req.Redirect), Host: redirectHost(req.Redirect)}
+	v.Verified = c.verified || v.Domain != ""
 	if kind, err := s.redirects.check(req.Redirect); err == nil {
 		v.Loopback, v.App = kind == redirectLoopback, kind == redirectPrivate
 	}
@@ -193,9 +197,32 @@ func (s *Server) badRequestPage(w http.ResponseWriter, r *http.Request, problem 
 		Advice:  "Nothing was approved. Close this page, go back to the application and try again; if it happens again, tell its maker."})
 }
 
+func (s *Server) tooManyPage(w http.ResponseWriter, r *http.Request, retry time.Duration) {
+	setRetryAfter(w.Header(), retry)
+	s.errorPage(w, r, errorPage{Status: http.StatusTooManyRequests, Problem: "Too many sign-ins were started from your network in a short time.",
+		Advice: "Wait a minute, then go back to your application and try again."})
+}
+
+// clientErrorPage says why there is no client to go on with.
+func (s *Server) clientErrorPage(w http.ResponseWriter, r *http.Request, err error, again string) {
+	var oe *oauthError
+	switch {
+	case errors.Is(err, errNotAdmitted):
+		s.errorPage(w, r, errorPage{Status: http.StatusForbidden,
+			Problem: "Whoever runs this server has not admitted the application that sent you here.",
+			Advice:  "Nothing was approved. Ask them to admit it."})
+	case errors.Is(err, errUnknownClient):
+		s.unknownClientPage(w, r)
+	case errors.As(err, &oe) && oe.Status == http.StatusTooManyRequests:
+		s.tooManyPage(w, r, oe.RetryAfter)
+	default:
+		s.unavailablePage(w, r, err, again)
+	}
+}
+
 func (s *Server) unknownClientPage(w http.ResponseWriter, r *http.Request) {
 	s.errorPage(w, r, errorPage{Status: http.StatusBadRequest,
-		Problem: "The application that sent you here is not registered with this server.",
+		Problem: "The application that sent you here is not known to this server, or its description cannot be used.",
 		Advice:  "Nothing was approved. Remove this server from the application, add it again and sign in once more: it then registers anew."})
 }
 

@@ -9,14 +9,6 @@ import (
 	"strings"
 )
 
-// privateRedirects are the redirect URIs with a private-use scheme (RFC 8252
-// section 7.1) of clients in use. They match exactly; nothing else that is
-// neither https nor loopback http is ever redirected to.
-var privateRedirects = []string{
-	"cursor://anysphere.cursor-mcp/oauth/callback",
-	"cursor://anysphere.cursor-retrieval/oauth/callback",
-}
-
 const (
 	maxRedirects   = 10   // in one registration
 	maxRedirectLen = 2048 // bytes
@@ -31,7 +23,10 @@ const (
 	redirectPrivate                          // an app that claimed a scheme there
 )
 
-// redirectPolicy decides by allow-list, after parsing.
+// redirectPolicy decides by allow-list, after parsing. private are the redirect
+// URIs with a private-use scheme (RFC 8252 section 7.1) of clients in use, and
+// those of the configuration: they match exactly, and nothing else that is
+// neither https nor loopback http is ever redirected to.
 type redirectPolicy struct{ private []string }
 
 func newRedirectPolicy(extra []string) (redirectPolicy, error) {
@@ -44,7 +39,7 @@ func newRedirectPolicy(extra []string) (redirectPolicy, error) {
 			faults = append(faults, fmt.Errorf("redirect URI %q is not one with a private-use scheme", raw))
 		}
 	}
-	return redirectPolicy{private: append(slices.Clone(privateRedirects), extra...)}, errors.Join(faults...)
+	return redirectPolicy{private: append(slices.Clone(knownClients.private), extra...)}, errors.Join(faults...)
 }
 
 // check reports whether a client may register raw, and what kind it is.

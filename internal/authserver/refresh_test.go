@@ -139,6 +139,22 @@ func TestQuickRefreshesDoNotPushOutAnAncestor(t *testing.T) {
 	expectError(t, e.refresh(c, first), 400, "invalid_grant")
 }
 
+// A full chain answers with the current token instead of rotating it. That is a
+// use of it: its answer has arrived, so its ancestor has the grace and no day.
+func TestAnAncestorOfATokenThatWasUsedHasOnlyTheGrace(t *testing.T) {
+	e := newEnv(t)
+	c := e.register("Web", webRedirect)
+	current, ancestor := e.signIn(c).refresh, ""
+	for range 17 {
+		if next := e.tokens(e.refresh(c, current)).refresh; next != current {
+			current, ancestor = next, current
+		}
+	}
+	e.clock.advance(31 * time.Minute)
+	expectError(t, e.refresh(c, ancestor), 400, "invalid_grant")
+	expectError(t, e.refresh(c, current), 400, "invalid_grant") // with its family
+}
+
 // Refused before any state changes.
 func TestRefreshByTheWrongHandsChangesNothing(t *testing.T) {
 	e := newEnv(t, func(o *authserver.Options) {

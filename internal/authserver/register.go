@@ -36,12 +36,14 @@ type registration struct {
 	TermsURI        string   `json:"tos_uri"`
 	PolicyURI       string   `json:"policy_uri"`
 	JWKSURI         string   `json:"jwks_uri"`
+
+	JWKS json.RawMessage `json:"jwks"`
 }
 
 // registrationMembers are the names above: no other spelling of them may come.
 var registrationMembers = []string{
 	"redirect_uris", "client_name", "client_uri", "logo_uri", "grant_types", "response_types", "token_endpoint_auth_method",
-	"scope", "application_type", "software_id", "software_version", "contacts", "tos_uri", "policy_uri", "jwks_uri",
+	"scope", "application_type", "software_id", "software_version", "contacts", "tos_uri", "policy_uri", "jwks_uri", "jwks",
 }
 
 // registered is the answer of RFC 7591 section 3.2.1. Strict clients refuse
@@ -60,6 +62,9 @@ type registered struct {
 	AuthMethod      string   `json:"token_endpoint_auth_method"`
 	SoftwareID      string   `json:"software_id,omitempty"`
 	SoftwareVersion string   `json:"software_version,omitempty"`
+	JWKSURI         string   `json:"jwks_uri,omitempty"`
+
+	JWKS json.RawMessage `json:"jwks,omitempty"`
 }
 
 func invalidMetadata(format string, args ...any) *oauthError {
@@ -68,8 +73,13 @@ func invalidMetadata(format string, args ...any) *oauthError {
 
 // register is dynamic client registration (RFC 7591).
 func (s *Server) register(w http.ResponseWriter, r *http.Request) {
-	if retry, ok := s.limits.register.allow(s.peerAddr(r), s.now()); !ok {
+	addr := s.peerAddr(r)
+	if retry, ok := s.limits.register.allow(newParty(addr, ""), s.now()); !ok {
 		s.writeError(w, r, tooManyRequests(retry))
+		return
+	}
+	if err := s.checkInitialToken(r); err != nil {
+		s.writeError(w, r, err)
 		return
 	}
 	if ct := r.Header.Values("Content-Type"); len(ct) > 0 && !isMediaType(r, "application/json") {
@@ -79,6 +89,10 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 	body, err := readBody(w, r)
 	if err != nil {
 		s.writeError(w, r, invalidMetadata("%v", err))
+		return
+	}
+	if retry, ok := s.limits.same.allow(newParty(addr, textHash(string(body))), s.now()); !ok {
+		s.writeError(w, r, tooManyRequests(retry))
 		return
 	}
 	reg, err := parseRegistration(body)
@@ -91,11 +105,16 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
+	if err := s.admission.admit(c); err != nil {
+		s.writeError(w, r, &oauthError{Code: codeInvalidRedirect, Description: err.Error() + ": one of its redirect URIs leads to a host that is not on the list"})
+		return
+	}
 	answer := registered{
 		Name: c.Name, ClientURI: c.ClientURI, LogoURI: c.LogoURI, RedirectURIs: reg.RedirectURIs, GrantTypes: c.GrantTypes,
 		ResponseTypes: []string{"code"}, AuthMethod: c.AuthMethod, SoftwareID: c.SoftwareID, SoftwareVersion: c.SoftwareVersion,
+		JWKSURI: c.JWKSURI, JWKS: c.JWKS,
 	}
-	if c.AuthMethod == methodNone {
+	if !usesSecret(c.AuthMethod) {
 		c.ID = prefixClient + b64.EncodeToString(hash(fingerprint(c))[:16])
 	} else {
 		c.ID = prefixClient + b64.EncodeToString(randomBytes(16))
@@ -129,7 +148,7 @@ func (s *Server) keepClient(r *http.Request, c *client) (kept *client, created b
 		case !errors.Is(err, errUnknownClient):
 			return nil, false, err
 		}
-		if retry, ok := s.limits.created.allow(s.peerAddr(r), now); !ok {
+		if retry, ok := s.limits.created.allow(newParty(s.peerAddr(r), ""), now); !ok {
 			return nil, false, tooManyRequests(retry)
 		}
 		c.Created = now.Unix()
@@ -211,6 +230,9 @@ func (s *Server) newClient(reg *registration) (*client, error) {
 	if !slices.Contains(authMethods, c.AuthMethod) {
 		return nil, invalidMetadata("token_endpoint_auth_method must be one of %s", strings.Join(authMethods, ", "))
 	}
+	if err := s.takeKeys(c, reg); err != nil {
+		return nil, err
+	}
 	if private && c.AuthMethod != methodNone {
 		return nil, &oauthError{Code: codeInvalidRedirect, Description: "private-use redirect URIs are for public clients: register with token_endpoint_auth_method none"}
 	}
@@ -254,41 +276,50 @@ func cutName(name string) string {
 	return name
 }
 
-// parseRegistration decodes client metadata. A parser that lets the last of
-// two equal keys win, or takes a key in another case, reads something else than
-// the one in front of it; such bodies are refused.
+// parseRegistration decodes client metadata.
 func parseRegistration(body []byte) (*registration, error) {
+	reg := &registration{}
+	if err := parseMetadata(body, registrationMembers, reg); err != nil {
+		return nil, err
+	}
+	return reg, nil
+}
+
+// parseMetadata decodes a JSON object whose members of a meaning are names. A
+// parser that lets the last of two equal keys win, or takes a key in another
+// case, reads something else than the one in front of it; such bodies are
+// refused.
+func parseMetadata(body []byte, names []string, into any) error {
 	if !utf8.Valid(body) {
-		return nil, invalidMetadata("the body is not UTF-8")
+		return invalidMetadata("the body is not UTF-8")
 	}
 	if err := checkKeys(body); err != nil {
-		return nil, invalidMetadata("%v", err)
+		return invalidMetadata("%v", err)
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(body, &members); err != nil || members == nil {
-		return nil, invalidMetadata("the body is not a JSON object")
+		return invalidMetadata("the body is not a JSON object")
 	}
 	for name, value := range members {
-		known := slices.Contains(registrationMembers, name)
-		if !known && slices.Contains(registrationMembers, foldCase(name)) {
-			return nil, invalidMetadata("%q is written in another case", foldCase(name))
+		known := slices.Contains(names, name)
+		if !known && slices.Contains(names, foldCase(name)) {
+			return invalidMetadata("%q is written in another case", foldCase(name))
 		}
 		if known && string(value) == "null" {
-			return nil, invalidMetadata("%q is null", name)
+			return invalidMetadata("%q is null", name)
 		}
 		if known && bytes.HasPrefix(value, []byte("[")) && hasNull(value) {
-			return nil, invalidMetadata("%q contains null", name)
+			return invalidMetadata("%q contains null", name)
 		}
 	}
-	reg := &registration{}
-	if err := json.Unmarshal(body, reg); err != nil {
+	if err := json.Unmarshal(body, into); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
-			return nil, invalidMetadata("%q has the wrong type", wrong.Field)
+			return invalidMetadata("%q has the wrong type", wrong.Field)
 		}
-		return nil, invalidMetadata("the body is not valid JSON")
+		return invalidMetadata("the body is not valid JSON")
 	}
-	return reg, nil
+	return nil
 }
 
 func hasNull(list json.RawMessage) bool {

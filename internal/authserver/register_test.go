@@ -137,6 +137,7 @@ func TestOnlySafeRedirectsCanBeRegistered(t *testing.T) {
 		"https://app.example/cb#f", "https://app.example/cb#", "https://app.example/c b", "https://app.example/c\nb", "https://app.example/c\rb", "https://app.example/c\x00b", "https://app.example/c\tb",
 		"https://аpp.example/cb", "https://xn--pp-6kc.example/cb", "https://app。example/cb", "https://app.example./cb", "https://-app.example/cb", "https://app..example/cb", "https://%61pp.example/cb", "https://app.example%00/cb",
 		"https://app.example/a/../cb", "https://app.example/a/..;/cb", "https://app.example/%2e%2e/cb", "https://app.example/%2E/cb", "https://app.example/a%2fb", "https://app.example/a%5cb", "https://app.example/%zz",
+		`https://app.example/a\b`, `https://app.example/a"b`, "https://app.example/a<b", "https://app.example/a|b", "https://app.example/cb?x={y}", `https://app.example/cb?x=\y`,
 		"cursor://anysphere.cursor-mcp/oauth/callback/", "cursor://anysphere.cursor-mcp/oauth/callback?x=1", "cursor://evil/oauth/callback", "Cursor://anysphere.cursor-mcp/oauth/callback", "cursor:anysphere.cursor-mcp/oauth/callback", "myapp://callback", "com.example.app:/cb", "ftp://app.example/cb", "ws://localhost/cb",
 		"https://app.example/" + strings.Repeat("a", 2100),
 	}

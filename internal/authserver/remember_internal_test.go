@@ -36,7 +36,7 @@ func TestConsentIsRememberedForProvenDomainsOnly(t *testing.T) {
 	const web, loop = "https://app.example/cb", "http://localhost:3000/cb"
 	for _, redirect := range []string{web, loop} {
 		id := "client of " + redirect
-		if err := s.saveConsent(t.Context(), "user_ada", &authRequest{Client: id, Redirect: redirect, Scopes: []string{ScopeTools}}); err != nil {
+		if err := s.saveConsent(t.Context(), "user_ada", &client{ID: id, RedirectURIs: []string{redirect}}, &authRequest{Client: id, Redirect: redirect, Scopes: []string{ScopeTools}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -45,17 +45,22 @@ func TestConsentIsRememberedForProvenDomainsOnly(t *testing.T) {
 		verified                  bool
 		scopes                    []string
 		want                      bool
+		redirects                 []string // of the client now, if they changed
 	}{
-		"as approved":        {"user_ada", web, web, true, []string{ScopeTools}, true},
-		"unverified":         {"user_ada", web, web, false, []string{ScopeTools}, false},
-		"another user":       {"user_bob", web, web, true, []string{ScopeTools}, false},
-		"another client":     {"user_ada", "other", web, true, []string{ScopeTools}, false},
-		"another redirect":   {"user_ada", web, "https://app.example/other", true, []string{ScopeTools}, false},
-		"more scopes":        {"user_ada", web, web, true, []string{ScopeTools, "images:make"}, false},
-		"loopback":           {"user_ada", loop, loop, true, []string{ScopeTools}, false},
-		"loopback, any port": {"user_ada", loop, "http://localhost/cb", true, []string{ScopeTools}, false},
+		"as approved":                    {"user_ada", web, web, true, []string{ScopeTools}, true, nil},
+		"unverified":                     {"user_ada", web, web, false, []string{ScopeTools}, false, nil},
+		"another user":                   {"user_bob", web, web, true, []string{ScopeTools}, false, nil},
+		"another client":                 {"user_ada", "other", web, true, []string{ScopeTools}, false, nil},
+		"another redirect":               {"user_ada", web, "https://app.example/other", true, []string{ScopeTools}, false, nil},
+		"more scopes":                    {"user_ada", web, web, true, []string{ScopeTools, "images:make"}, false, nil},
+		"loopback":                       {"user_ada", loop, loop, true, []string{ScopeTools}, false, nil},
+		"loopback, any port":             {"user_ada", loop, "http://localhost/cb", true, []string{ScopeTools}, false, nil},
+		"the client's redirects changed": {"user_ada", web, web, true, []string{ScopeTools}, false, []string{web, "https://evil.example/cb"}},
 	} {
-		c := &client{ID: "client of " + tc.client, verified: tc.verified}
+		c := &client{ID: "client of " + tc.client, RedirectURIs: []string{tc.client}, verified: tc.verified}
+		if tc.redirects != nil {
+			c.RedirectURIs = tc.redirects
+		}
 		got := s.remembered(t.Context(), tc.subject, c, &authRequest{Client: c.ID, Redirect: tc.redirect, Scopes: tc.scopes})
 		if got != tc.want {
 			t.Errorf("%s: %v", name, got)

@@ -12,34 +12,17 @@ import (
 // only a store that could not be asked is an error, for a client that was told
 // 200 forgets its token.
 func (s *Server) revoke(w http.ResponseWriter, r *http.Request) {
-	addr := s.peerAddr(r)
-	if retry, ok := s.limits.token.allow(addr, s.now()); !ok {
-		s.writeError(w, r, tooManyRequests(retry))
-		return
-	}
-	if err := s.revokeToken(w, r); err != nil {
-		if asOAuthError(err).Status < 500 {
-			s.limits.token.charge(addr, s.now(), failureCost)
+	s.clientEndpoint(w, r, func(c *client, p params) error {
+		if err := s.revokeToken(r, c, p); err != nil {
+			return err
 		}
-		s.writeError(w, r, err)
-		return
-	}
-	noStore(w.Header())
-	w.WriteHeader(http.StatusOK)
+		noStore(w.Header())
+		w.WriteHeader(http.StatusOK)
+		return nil
+	})
 }
 
-func (s *Server) revokeToken(w http.ResponseWriter, r *http.Request) error {
-	p, err := endpointParams(w, r)
-	if err != nil {
-		return err
-	}
-	if len(p.repeated) > 0 {
-		return invalidRequest("a parameter comes more than once")
-	}
-	c, err := s.authenticateClient(r, p)
-	if err != nil {
-		return err
-	}
+func (s *Server) revokeToken(r *http.Request, c *client, p params) error {
 	token := p.get("token")
 	if token == "" {
 		return invalidRequest("token is missing")

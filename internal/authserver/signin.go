@@ -193,19 +193,21 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 	}
 	// The client may have changed since the request was checked.
 	c, err := s.loadClient(ctx, req.Client)
-	if errors.Is(err, errUnknownClient) {
+	if err != nil {
+		s.clientErrorPage(w, r, err, req.url(s, ""))
+		return
+	}
+	if _, err := s.findRedirect(c, req.Redirect); err != nil {
+		s.badRequestPage(w, r, err.Error())
+		return
+	}
+	err = s.markApproved(ctx, c)
+	if errors.Is(err, errUnknownClient) { // expired just now
 		s.unknownClientPage(w, r)
 		return
 	}
 	if err == nil {
-		if _, redirectErr := s.findRedirect(c, req.Redirect); redirectErr != nil {
-			s.badRequestPage(w, r, redirectErr.Error())
-			return
-		}
-		err = s.markApproved(ctx, c)
-	}
-	if err == nil {
-		err = s.saveConsent(ctx, a.Subject, req)
+		err = s.saveConsent(ctx, a.Subject, c, req)
 	}
 	var name grantName
 	var code string

@@ -358,12 +358,10 @@ func (s *Server) recordPage(r *http.Request, p errorPage) {
 // request aboard; c is nil for a client that nobody knows, redirectURI "" for
 // one that is not the client's.
 func (s *Server) recordArrival(r *http.Request, p params, c *client, redirectURI string) *http.Request {
-	id, name, host := "", "", ""
+	id, _, _ := strings.Cut(p.get("client_id"), "?")
+	id, name, host := displayText(id, 100), "", "" // whatever it is, it need not be ours
 	if c != nil {
 		id, name = c.ID, c.Name
-	} else {
-		id, _, _ = strings.Cut(p.get("client_id"), "?") // whatever it is, it is not ours
-		id = displayText(id, 100)
 	}
 	if redirectURI != "" {
 		host = redirectHost(redirectURI)

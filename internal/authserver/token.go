@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
@@ -21,20 +20,13 @@ const emailTimeout = 250 * time.Millisecond
 
 // token is the token endpoint (RFC 6749 section 3.2).
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {
-	addr := s.peerAddr(r)
-	if retry, ok := s.limits.token.allow(addr, s.now()); !ok {
-		s.writeError(w, r, tooManyRequests(retry))
-		return
-	}
-	is, err := s.exchange(w, r)
-	if err != nil {
-		if asOAuthError(err).Status < 500 {
-			s.limits.token.charge(addr, s.now(), failureCost)
+	s.clientEndpoint(w, r, func(c *client, p params) error {
+		is, err := s.exchange(r.Context(), c, p)
+		if err == nil {
+			s.writeTokens(w, is, s.email(r.Context(), is.grant.subject()))
 		}
-		s.writeError(w, r, err)
-		return
-	}
-	s.writeTokens(w, is, s.email(r.Context(), is.grant.subject()))
+		return err
+	})
 }
 
 // email is the user's address as the directory has it, "" where that cannot
@@ -52,34 +44,14 @@ func (s *Server) email(ctx context.Context, subject string) string {
 	return cutName(u.Email)
 }
 
-func (s *Server) exchange(w http.ResponseWriter, r *http.Request) (issued, error) {
-	p, err := endpointParams(w, r)
-	if err != nil {
-		return issued{}, err
-	}
-	// RFC 8707 allows several resources; a token of ours has one audience.
-	if slices.Contains(p.repeated, "resource") {
-		return issued{}, &oauthError{Code: codeInvalidTarget, Description: "more than one resource"}
-	}
-	if len(p.repeated) > 0 {
-		return issued{}, invalidRequest("a parameter comes more than once")
-	}
-	grantType := p.get("grant_type")
-	if grantType == "" {
-		return issued{}, invalidRequest("grant_type is missing")
-	}
-	c, err := s.authenticateClient(r, p)
-	if err != nil {
-		s.recordCode(r, p, err)
-		return issued{}, err
-	}
-	switch grantType {
+func (s *Server) exchange(ctx context.Context, c *client, p params) (issued, error) {
+	switch p.get("grant_type") {
 	case grantTypeCode:
-		is, err := s.redeemCode(r.Context(), c, p)
-		s.recordCode(r, p, err)
-		return is, err
+		return s.redeemCode(ctx, c, p)
 	case grantTypeRefresh:
-		return s.refresh(r.Context(), c, p)
+		return s.refresh(ctx, c, p)
+	case "":
+		return issued{}, invalidRequest("grant_type is missing")
 	}
 	return issued{}, &oauthError{Code: codeUnsupportedGrantType, Description: "use authorization_code or refresh_token"}
 }

@@ -81,6 +81,34 @@ func TestTokensAreTakenFromOneAuthorizationHeaderOnly(t *testing.T) {
 	}
 }
 
+// unreachable is a Verifier whose store is down.
+type unreachable struct{}
+
+func (unreachable) Verify(context.Context, string) (*identity.Principal, error) {
+	return nil, fmt.Errorf("read grant: %w", identity.ErrUnavailable)
+}
+
+// What cannot be a token is refused without the Verifier, which need not be
+// made for it, and whose store it must not cost anything.
+func TestMalformedTokensDoNotReachTheVerifier(t *testing.T) {
+	s := start(t, nil, func(o *mcphttp.Options) { o.Verifier = unreachable{} })
+	for token, want := range map[string]int{
+		"well-formed~._+/token=":    503,
+		"":                          401,
+		"==":                        401,
+		"alice, Bearer bob":         401,
+		`"alice"`:                   401,
+		"al=ice":                    401,
+		"al\xc3\xafce":              401,
+		strings.Repeat("a", 20<<10): 401,
+	} {
+		req := s.request(initNow, header{"Authorization": "Bearer " + token})
+		if res := s.do(req); res.StatusCode != want {
+			t.Errorf("%.30q: %s, want %d", token, res.Status, want)
+		}
+	}
+}
+
 func TestAnonymousCallersReachTheHandlerOnlyIfLetThrough(t *testing.T) {
 	h := mcphttp.HandlerFunc(func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
 		if call.Message.Method == "tools/call" && identity.FromContext(ctx) == nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -102,7 +103,7 @@ func OpenBolt(ctx context.Context, path string, o Options) (*Bolt, error) {
 		requests: make(chan *request, 4*maxBatch),
 		stop:     make(chan struct{}),
 		writing:  make(token, 1),
-		wal:      wal{keep: logKeep},
+		wal:      wal{keep: logKeep, sync: syncData},
 	}
 	if err := s.beginLog(); err != nil {
 		return nil, errors.Join(accessError(path, err), s.endLog(true), db.close())
@@ -324,7 +325,11 @@ type database struct {
 func (d *database) guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if p := recover(); p != nil {
+		switch p := recover().(type) {
+		case nil:
+		case runtime.Error: // its text is about bbolt's code
+			err = fmt.Errorf("%w: its pages contradict each other, or are missing", errDamaged)
+		default:
 			err = fmt.Errorf("%w: %v", errDamaged, p)
 		}
 	}()

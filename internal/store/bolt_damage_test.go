@@ -2,8 +2,10 @@ package store_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -131,6 +133,118 @@ func TestBoltUnusableFiles(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// edited is good with the records bucket as edit leaves it, and every page and
+// sum of the file in order.
+func edited(t *testing.T, good []byte, edit func(records *bbolt.Bucket) error) []byte {
+	t.Helper()
+	path := storePath(t)
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error { return edit(tx.Bucket([]byte("records"))) })
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+// pages calls change for each page of a kind, with its number.
+func pages(b []byte, kind uint16, change func(page []byte)) []byte {
+	for at := 0; at < len(b); at += os.Getpagesize() {
+		if page := b[at:]; binary.NativeEndian.Uint16(page[8:]) == kind && binary.NativeEndian.Uint64(page) == uint64(at/os.Getpagesize()) {
+			change(page)
+		}
+	}
+	return b
+}
+
+// Files whose parts are whole and contradict each other.
+func TestBoltContradictions(t *testing.T) {
+	good := makeStore(t)
+	key, other := []byte(damageKey(1)), []byte(damageKey(2))
+	const branch, freelist = 0x01, 0x10
+	tests := map[string]struct {
+		file []byte
+		want string
+	}{
+		"a record under another's key": {edited(t, good, func(records *bbolt.Bucket) error {
+			return records.Put(key, bytes.Clone(records.Get(other)))
+		}), "checksum differs"},
+		"a record of a version to come": {edited(t, good, func(records *bbolt.Bucket) error {
+			b := bytes.Clone(records.Get(key))
+			b[0]++
+			table := crc32.MakeTable(crc32.Castagnoli)
+			sum := crc32.Update(crc32.Update(crc32.Update(0, table, key), table, b[:9]), table, b[13:])
+			binary.BigEndian.PutUint32(b[9:], sum)
+			return records.Put(key, b)
+		}), "has version 2"},
+		"a page in two places": {pages(slices.Clone(good), branch, func(page []byte) {
+			copy(page[16+16+8:16+16+16], page[16+8:16+16]) // the second element's page
+		}), "is used twice"},
+		"a page in use among the free ones": {pages(slices.Clone(good), freelist, func(page []byte) {
+			pages(slices.Clone(good), branch, func(used []byte) { copy(page[16:24], used[16+8:16+16]) })
+		}), "wrongly as free"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			path := storePath(t)
+			if err := os.WriteFile(path, tt.file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s, err := store.OpenBolt(t.Context(), path, store.Options{})
+			if err == nil {
+				_ = s.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// What a damaged record was is for its owner to find out: it is not written over.
+func TestBoltCreateLeavesADamagedRecord(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("an open file can't be damaged there")
+	}
+	path := storePath(t)
+	good := makeStore(t)
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := openBolt(t, path, store.Options{})
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	value := []byte(strings.Repeat("l", 30_000))
+	for at := bytes.Index(good, value); at >= 0; { // where it lay before, too
+		if _, err := f.WriteAt([]byte("L"), int64(at+100)); err != nil {
+			t.Fatal(err)
+		}
+		next := bytes.Index(good[at+len(value):], value)
+		if next < 0 {
+			break
+		}
+		at += len(value) + next
+	}
+	if err := s.Create(t.Context(), store.Record{Key: "large", Value: []byte("new")}); err == nil || errors.Is(err, store.ErrExists) {
+		t.Errorf("Create over a damaged record: %v", err)
+	}
+	if r, err := s.Get(t.Context(), "large"); err == nil {
+		t.Errorf("Get of a damaged record: %.20q", r.Value)
 	}
 }
 

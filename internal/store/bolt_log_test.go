@@ -7,15 +7,18 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
+	"github.com/mcp-clerk/mcp-clerk/internal/store/storetest"
 )
 
 // crashed is the files of a store that was not closed: some records in its file,
@@ -435,6 +438,57 @@ func TestBoltCheckpointsBesideEverythingElse(t *testing.T) {
 	check(openBolt(t, path, store.Options{}))
 }
 
+// A checkpoint ends in the middle of a commit: what it brought into the file is
+// seen by the writes of that commit, which began to read the file before.
+func TestBoltCommitSeesWhatACheckpointTakesAway(t *testing.T) {
+	met := 0
+	for range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			s := openBolt(t, storePath(t), store.Options{})
+			s.KeepLog(1 << 20)
+			update := func(key string, f func()) {
+				if _, err := s.Update(t.Context(), key, func(old store.Record) ([]byte, time.Time, error) {
+					f()
+					return old.Value, time.Time{}, nil
+				}); err != nil {
+					t.Error(err)
+				}
+			}
+			mustCreate(t, s, "first", "", time.Time{})
+			mustCreate(t, s, "second", "", time.Time{})
+			mustCreate(t, s, "counter", "1", time.Time{})
+			mustCreate(t, s, "large", strings.Repeat("x", 1<<20), time.Time{})
+			// The log is full: the next commit sends all of this on its way.
+			var wg sync.WaitGroup
+			hold := make(chan struct{})
+			wg.Go(func() { update("first", func() { <-hold }) })
+			synctest.Wait()
+			wg.Go(func() {
+				update("second", func() {
+					if s.Checkpointing() {
+						met++
+					}
+					for s.Checkpointing() {
+						runtime.Gosched()
+					}
+				})
+			})
+			synctest.Wait()
+			wg.Go(func() {
+				if r, err := s.Update(t.Context(), "counter", storetest.Increment); err != nil || string(r.Value) != "2" {
+					t.Errorf("the counter is %q, %v", r.Value, err)
+				}
+			})
+			synctest.Wait()
+			close(hold)
+			wg.Wait()
+		})
+	}
+	if met == 0 {
+		t.Error("no checkpoint was under way")
+	}
+}
+
 // The files of the log take turns once one is full.
 func TestBoltLogTakesTurns(t *testing.T) {
 	s := openBolt(t, storePath(t), store.Options{})
@@ -473,4 +527,68 @@ func FuzzBoltLog(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// A process that is killed keeps what it wrote, a machine does not: only the
+// sync makes a commit safe, so nobody hears of one before it, and nobody reads
+// what it may yet take back.
+func TestBoltConfirmsACommitAfterItsSync(t *testing.T) {
+	s := openBolt(t, storePath(t), store.Options{})
+	mustCreate(t, s, "before", "v", time.Time{})
+	begun, finish := make(chan struct{}), make(chan struct{})
+	s.OnSync(func(file *os.File) error {
+		close(begun)
+		<-finish
+		return file.Sync()
+	})
+	done := make(chan error, 1)
+	go func() { done <- s.Create(t.Context(), store.Record{Key: "k", Value: []byte("v")}) }()
+	select {
+	case <-begun:
+	case err := <-done:
+		t.Fatalf("Create returned %v without a sync", err)
+	}
+	select {
+	case err := <-done:
+		t.Errorf("Create returned %v during the sync", err)
+		done <- err
+	default:
+	}
+	if _, err := s.Get(t.Context(), "k"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Get during the sync: %v, want ErrNotFound", err)
+	}
+	close(finish)
+	if err := <-done; err != nil {
+		t.Fatalf("Create: %v", err)
+	}
+	if _, err := s.Get(t.Context(), "k"); err != nil {
+		t.Errorf("Get after the sync: %v", err)
+	}
+}
+
+// After a sync that failed, a log may hold what the disk does not. What was
+// confirmed before, and what is confirmed afterwards, is found without it.
+func TestBoltDoesNotTrustALogWhoseSyncFailed(t *testing.T) {
+	path := storePath(t)
+	s := openBolt(t, path, store.Options{})
+	mustCreate(t, s, "before", "v", time.Time{})
+	s.OnSync(func(file *os.File) error {
+		return errors.Join(errors.New("input/output error"), file.Truncate(0))
+	})
+	mustCreate(t, s, "k", "v", time.Time{})
+
+	crashed := storePath(t)
+	for _, name := range []string{"", ".log0", ".log1"} {
+		b, err := os.ReadFile(path + name)
+		if err == nil {
+			err = os.WriteFile(crashed+name, b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	after := openBolt(t, crashed, store.Options{})
+	for _, key := range []string{"before", "k"} {
+		wantValue(t, after, key, "v")
+	}
 }

@@ -32,6 +32,7 @@ type wal struct {
 	begun bool // the store isn't settled
 	position
 	files [2]*logFile
+	sync  func(*os.File) error // syncData
 
 	// keep is how full a file gets before the other takes over, and how large
 	// it may stay when it is used again.
@@ -151,7 +152,7 @@ func (s *Bolt) beginLog() error {
 			l.files[turn].reset(l.keep)
 			continue
 		}
-		f, err := createLog(logPath(s.path, uint64(turn)))
+		f, err := createLog(logPath(s.path, uint64(turn)), l.sync)
 		if err == nil {
 			err = syncDir(filepath.Dir(s.path))
 		}

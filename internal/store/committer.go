@@ -49,23 +49,21 @@ const (
 // view is what a request sees of the store, with the changes of those before it
 // in the same commit.
 type view struct {
-	records *bbolt.Bucket // of the store file
-	layers  *layers
-	changes map[string][]byte
-	bytes   int
-	now     int64
+	active, frozen map[string][]byte // the layers, as they were before the file was looked at
+	records        *bbolt.Bucket     // of the store file
+	changes        map[string][]byte
+	bytes          int
+	now            int64
 }
 
 // encoded returns the record under key, live or not; nil: none.
 func (v *view) encoded(key string) []byte {
-	b, ok := v.changes[key]
-	if !ok {
-		b, ok = v.layers.get(key)
+	for _, layer := range []map[string][]byte{v.changes, v.active, v.frozen} {
+		if b, ok := layer[key]; ok {
+			return b
+		}
 	}
-	if !ok {
-		b = v.records.Get([]byte(key))
-	}
-	return b
+	return v.records.Get([]byte(key))
 }
 
 // get returns the record under key, live or not.
@@ -332,7 +330,8 @@ func (s *Bolt) transact(requests []*request) (n int, err error) {
 	if err := s.usable(); err != nil {
 		return n, err
 	}
-	v := &view{layers: &s.layers, changes: make(map[string][]byte), now: s.now().UnixMilli()}
+	v := &view{changes: make(map[string][]byte), now: s.now().UnixMilli()}
+	v.active, v.frozen = s.layers.both()
 	err = s.readFile(func(records *bbolt.Bucket) error {
 		v.records = records
 		for i, r := range requests {

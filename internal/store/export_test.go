@@ -1,5 +1,7 @@
 package store
 
+import "os"
+
 // Commits is how many there were since the store was opened.
 func (s *Bolt) Commits() int { return int(s.wal.frames.Load()) }
 
@@ -10,11 +12,26 @@ func (s *Bolt) KeepLog(bytes int64) {
 	s.wal.keep = bytes
 }
 
+// OnSync has f called in the place of every sync of the log.
+func (s *Bolt) OnSync(f func(*os.File) error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	for _, l := range s.wal.files {
+		l.sync = f
+	}
+}
+
 // BreakLog has the next write to the log fail, as a disk would.
 func (s *Bolt) BreakLog() error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	return s.wal.files[s.wal.turn%2].Close()
+}
+
+// Checkpointing reports whether a checkpoint is under way.
+func (s *Bolt) Checkpointing() bool {
+	_, frozen := s.layers.both()
+	return frozen != nil
 }
 
 // Turn is how often the files of the log have taken turns.

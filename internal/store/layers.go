@@ -11,8 +11,8 @@ import (
 // key the newest encoded record, or nil where it was removed. One layer takes
 // changes; the other one, if there is one, is on its way into the file.
 //
-// Who reads a record looks here first and then in the file. The other order
-// could miss one that goes from here to there meanwhile.
+// Who reads a record looks here first and begins to read the file then. The other
+// order could miss one that goes from here to there meanwhile.
 type layers struct {
 	mu             sync.RWMutex
 	active, frozen map[string][]byte
@@ -27,6 +27,14 @@ func (l *layers) get(key string) (encoded []byte, found bool) {
 		encoded, found = l.frozen[key]
 	}
 	return encoded, found
+}
+
+// both returns the layers as they are. Only a commit changes them, but for thaw,
+// which leaves a layer that somebody holds as it was.
+func (l *layers) both() (active, frozen map[string][]byte) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.active, l.frozen
 }
 
 // add puts the changes of a commit on top.

@@ -75,12 +75,13 @@ func logPath(path string, turn uint64) string {
 // logFile is one of the two files, open for writing frames of one generation.
 type logFile struct {
 	*os.File
-	end  int64 // of the frames
-	size int64 // of the file
+	sync func(*os.File) error // makes what was written durable
+	end  int64                // of the frames
+	size int64                // of the file
 }
 
 // createLog makes an empty log file in the place of any that is there.
-func createLog(path string) (*logFile, error) {
+func createLog(path string, sync func(*os.File) error) (*logFile, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -88,7 +89,7 @@ func createLog(path string) (*logFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &logFile{File: f}
+	l := &logFile{File: f, sync: sync}
 	if err := errors.Join(l.grow(logStep), f.Sync()); err != nil {
 		return nil, errors.Join(err, f.Close(), os.Remove(path))
 	}
@@ -114,7 +115,7 @@ func (l *logFile) write(frame []byte) error {
 	if _, err := l.WriteAt(frame, l.end); err != nil {
 		return err
 	}
-	if err := syncData(l.File); err != nil {
+	if err := l.sync(l.File); err != nil {
 		return err
 	}
 	l.end += int64(len(frame))

@@ -109,27 +109,28 @@ func (s *Bolt) expiredInLayers(slack time.Duration) (keys []string) {
 // to go on: nil at the end.
 func (s *Bolt) sweepSlice(after []byte, slack time.Duration) (keys []string, next []byte, err error) {
 	now := s.now().Add(-slack)
-	scan := func(records *bbolt.Bucket) error {
-		c := records.Cursor()
-		scanned := 0
-		for k, v := c.Seek(after); k != nil; k, v = c.Next() {
-			if scanned == sweepScan || len(keys) == sweepRemove {
-				next = append([]byte{}, k...)
-				return nil
+	err = s.view(func() error {
+		return s.readFile(func(records *bbolt.Bucket) error {
+			c := records.Cursor()
+			scanned := 0
+			for k, v := c.Seek(after); k != nil; k, v = c.Next() {
+				if scanned == sweepScan || len(keys) == sweepRemove {
+					next = append([]byte{}, k...)
+					return nil
+				}
+				scanned++
+				ms, err := recordExpiry(string(k), v)
+				if err != nil {
+					s.log.Error("the sweep of the store met damage", "path", s.path, "error", err)
+					continue
+				}
+				if expired(ms, now) {
+					keys = append(keys, string(k))
+				}
 			}
-			scanned++
-			ms, err := recordExpiry(string(k), v)
-			if err != nil {
-				s.log.Error("the sweep of the store met damage", "path", s.path, "error", err)
-				continue
-			}
-			if expired(ms, now) {
-				keys = append(keys, string(k))
-			}
-		}
-		return nil
-	}
-	err = s.view(func() error { return s.readFile(scan) })
+			return nil
+		})
+	})
 	return keys, next, err
 }
 

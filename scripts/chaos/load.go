@@ -127,7 +127,7 @@ func (p *person) insist(ask func() answer) (answer, bool) {
 		if !a.lost() {
 			return a, true
 		}
-		p.l.w.oracle.count("lost")
+		p.l.w.oracle.lost("asked again", a)
 		if p.l.w.ctx.Err() != nil {
 			return a, false
 		}
@@ -151,9 +151,9 @@ func (p *person) signIn() *grant {
 	}
 	a := p.wire.redeem(p.ctx(), c)
 	if a.lost() {
-		// What a client would do; either it was not redeemed yet, or it was
-		// and the grant ends. Two acknowledged successes cannot come of it.
-		p.l.w.oracle.count("lost")
+		// Whether it was redeemed nobody knows, and a second try may end the
+		// grant; the client signs in anew.
+		p.l.w.oracle.lost("redeem", a)
 		return nil
 	}
 	if a.status != http.StatusOK {
@@ -182,7 +182,7 @@ func (p *person) newCode() (pending, bool) {
 			id, a := p.wire.register(p.ctx(), "chaos "+strconv.Itoa(p.n))
 			switch {
 			case a.lost():
-				p.l.w.oracle.count("lost")
+				p.l.w.oracle.lost("register", a)
 				time.Sleep(retryPause)
 				continue
 			case id == "":
@@ -198,7 +198,7 @@ func (p *person) newCode() (pending, bool) {
 		case p.ctx().Err() != nil:
 			return c, false
 		case lost:
-			p.l.w.oracle.count("lost")
+			p.l.w.oracle.lost("page", answer{})
 			time.Sleep(retryPause)
 		case err != nil:
 			p.l.w.oracle.violation("a sign-in failed though each page came", "person", p.name(), "error", err.Error())
@@ -216,7 +216,7 @@ func (p *person) call(g *grant) {
 	a := p.wire.call(p.ctx(), g.now.Access)
 	switch {
 	case a.lost():
-		p.l.w.oracle.count("lost")
+		p.l.w.oracle.lost("call", a)
 	case a.sum():
 		p.l.w.oracle.count("called")
 	default:
@@ -350,7 +350,7 @@ func (p *person) redeemAtOnce(c pending, over func(i int) wire, times int) {
 		switch {
 		case a.lost():
 			lost++
-			p.l.w.oracle.count("lost")
+			p.l.w.oracle.lost("redeem", a)
 		case a.status != http.StatusOK:
 			refused++
 		case won != nil:
@@ -363,8 +363,10 @@ func (p *person) redeemAtOnce(c pending, over func(i int) wire, times int) {
 	switch {
 	case won != nil && refused > 0:
 		p.ended(won, "revoked by replay")
-	case won != nil:
+	case won != nil && lost == 0:
 		p.kept = append(p.kept, won)
+	case won != nil:
+		// One of those that were lost may have come second, and ended it.
 	case lost == 0 && time.Since(c.since) < codeMargin:
 		p.l.w.oracle.violation("nobody could redeem a code", "person", p.name(), "code", mark(c.code), "answer", answers[0].String())
 	}

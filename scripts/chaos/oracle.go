@@ -64,6 +64,14 @@ func (o *oracle) write(event string, pairs []string) {
 	}
 }
 
+// lost notes a request that nobody knows the fate of.
+func (o *oracle) lost(what string, a answer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.counts["lost"]++
+	o.write("lost", []string{"what", what, "answer", a.String()})
+}
+
 // count counts what has no promise in it.
 func (o *oracle) count(event string) {
 	o.mu.Lock()

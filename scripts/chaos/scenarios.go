@@ -271,15 +271,10 @@ func runClocks(w *world) error {
 	if err := w.startAll(); err != nil {
 		return err
 	}
-	straight := w.to(w.instances[0])
 	l := w.newLoad()
 	people := l.people[:min(len(l.people), 5)]
-	for i, p := range people {
-		// The pages and the code on one clock: a code lives for a minute.
-		p.wire = straight
-		if i%2 == 1 {
-			p.wire = w.to(w.instances[1])
-		}
+	for _, p := range people {
+		// Each page, and the code, on another clock.
 		if p.grant = p.signIn(); p.grant == nil {
 			return errors.New("no grant")
 		}
