@@ -32,11 +32,13 @@ type exchange struct {
 	tokenOnce sync.Once
 	token     json.RawMessage
 
-	mu      sync.Mutex
-	lookup  func() (*identity.User, error) // what the first lookup of the caller gave
-	outbox  *outbox                        // of the engine's notifications; nil until there is one
-	over    bool                           // the answer is on its way: nothing may follow
-	missing map[string]any                 // client capabilities that the tool would need; nil: none
+	mu       sync.Mutex
+	lookup   func() (*identity.User, error) // what the first lookup of the caller gave
+	outbox   *outbox                        // of the engine's notifications; nil until there is one
+	over     bool                           // the answer is on its way: nothing may follow
+	refused  error                          // why the caller may not have what the handler would give
+	notFound bool                           // the handler says that there is no such resource
+	missing  map[string]any                 // client capabilities that the tool would need; nil: none
 }
 
 var exchanges atomic.Uint64
@@ -66,6 +68,13 @@ func (x *exchange) user(ctx context.Context) (*identity.User, error) {
 		x.remember(user, err)
 	}
 	return user, err
+}
+
+// refuse makes err the answer, whatever the engine makes of it.
+func (x *exchange) refuse(err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.refused = err
 }
 
 func (x *exchange) remember(user *identity.User, err error) {

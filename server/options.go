@@ -38,6 +38,10 @@ type Options struct {
 	// ResourcePath is the path of the MCP endpoint below PublicURL; default
 	// "/mcp".
 	ResourcePath string
+	// Public lets callers in who have not signed in, for what RequireNothing
+	// gives to everyone. They see the lists of what every user may have; for
+	// what needs an account they are asked to sign in.
+	Public bool
 	// NoSSE turns the deprecated HTTP+SSE transport of revision 2024-11-05 off,
 	// which is served at /sse and /sse/message for clients that know no other.
 	NoSSE bool

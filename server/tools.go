@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +16,6 @@ import (
 	mcpserver "github.com/mark3labs/mcp-go/server"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
-	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 )
 
@@ -30,44 +28,12 @@ import (
 // and Progress take it.
 type ToolHandler func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error)
 
-// ToolOption says who may use a tool.
-type ToolOption func(*registered)
+// ToolOption says who may use a tool (a Requirement) or how long it may take.
+type ToolOption interface{ applyTool(t *registered) }
 
-// RequireRole makes a tool visible and callable only for users who hold one of
-// roles, read from Clerk's current data: a role in the public metadata
-// ("admin") or in an organization ("org:admin"). For everyone else the tool is
-// missing in tools/list and refused in tools/call, within 60 seconds of a
-// change, and also while Clerk cannot be asked. It panics without a role.
-func RequireRole(roles ...string) ToolOption {
-	if len(roles) == 0 || slices.Contains(roles, "") {
-		panic("server: RequireRole needs roles")
-	}
-	roles = slices.Clone(roles)
-	return func(t *registered) { t.roles = roles }
-}
+type toolOption func(*registered)
 
-// RequireScope makes a tool callable only with a token that carries the scope,
-// beside "mcp:tools" which every call needs. Scopes are what people give to an
-// application, roles what they have themselves: the tool stays in tools/list,
-// and a call whose token lacks the scope is refused with 403
-// insufficient_scope, so that the client can ask its user for more (MCP
-// authorization, "Step-Up Authorization Flow"). A caller whose role is missing
-// is not sent there.
-//
-// allows says on the consent page, in plain words, what the scope allows.
-// Tools of one group share a scope; the first description counts.
-// RequireScope panics when the name is not a scope-token (RFC 6749 section
-// 3.3) or is taken by the server itself ("mcp:tools", "offline_access"), and
-// without a description.
-func RequireScope(name, allows string) ToolOption {
-	if strings.TrimSpace(allows) == "" {
-		panic(fmt.Sprintf("server: RequireScope(%q) needs a description for the consent page", name))
-	}
-	if name == authserver.ScopeTools || name == authserver.ScopeOffline {
-		panic(fmt.Sprintf("server: RequireScope: the scope %q is the server's own", name))
-	}
-	return func(t *registered) { t.scopes = append(t.scopes, authserver.Scope{Name: name, Description: allows}) }
-}
+func (o toolOption) applyTool(t *registered) { o(t) }
 
 // defaultToolTimeout is also how long the most patient of the hosted clients
 // waits for a tool.
@@ -80,7 +46,7 @@ func Timeout(d time.Duration) ToolOption {
 	if d <= 0 {
 		panic(fmt.Sprintf("server: Timeout(%v) leaves no time", d))
 	}
-	return func(t *registered) { t.timeout = d }
+	return toolOption(func(t *registered) { t.timeout = d })
 }
 
 // registered is a tool with what the server knows about it.
@@ -88,15 +54,14 @@ type registered struct {
 	name    string
 	tool    mcp.Tool
 	handler ToolHandler
-	roles   []string           // empty: every signed-in user
-	scopes  []authserver.Scope // that a token must carry beside ScopeTools
+	access
 	input   *jsonschema.Schema // nil: the handler checks its arguments itself
 	timeout time.Duration
 }
 
 // checksItself is for the built-in tools, whose refusals are better worded
 // than those of a schema.
-func checksItself(t *registered) { t.input = nil }
+var checksItself = toolOption(func(t *registered) { t.input = nil })
 
 var toolName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 
@@ -121,13 +86,9 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 	}
 	t := &registered{name: tool.Name, tool: tool, handler: h, input: schema, timeout: defaultToolTimeout}
 	for _, opt := range opts {
-		opt(t)
+		opt.applyTool(t)
 	}
-	for _, sc := range t.scopes {
-		if err := s.auth.AddScope(sc); err != nil {
-			panic(fmt.Sprintf("server: tool %q: %v", tool.Name, err))
-		}
-	}
+	s.declare("tool", tool.Name, &t.access)
 	s.toolsMu.Lock()
 	s.tools[tool.Name] = t
 	s.toolsMu.Unlock()
@@ -135,16 +96,50 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 	s.toolsChanged(nil)
 }
 
+// AddTypedTool adds a tool whose arguments are an In and whose structured
+// content is an Out, both structs. Its input and output schemas are made from
+// these types: a field is named by its json tag, required unless that says
+// omitempty, and described by its jsonschema tag. What tool says of them is
+// replaced. h returns its result, or an error as a ToolHandler does; for what
+// the model can act on it returns ToolError.
+func AddTypedTool[In, Out any](s *Server, tool mcp.Tool, h func(ctx context.Context, in In) (Out, error), opts ...ToolOption) {
+	// The Go library that makes the schemas would print a fault and go on.
+	tool.RawInputSchema, tool.RawOutputSchema = nil, nil
+	mcp.WithInputSchema[In]()(&tool)
+	mcp.WithOutputSchema[Out]()(&tool)
+	if tool.RawInputSchema == nil && tool.InputSchema.Type == "" || tool.RawOutputSchema == nil && tool.OutputSchema.Type == "" {
+		panic(fmt.Sprintf("server: tool %q: no schema can be made of its types", tool.Name))
+	}
+	s.AddTool(tool, func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		var in In
+		if err := req.BindArguments(&in); err != nil {
+			return mcp.NewToolResultErrorf("the arguments of %s are not as its schema says: %v", tool.Name, err), nil
+		}
+		out, err := h(ctx, in)
+		var told *ToolError
+		if errors.As(err, &told) {
+			return mcp.NewToolResultError(told.Message), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		text, err := encode(out)
+		if err != nil {
+			return nil, fmt.Errorf("encode the result: %w", err)
+		}
+		return mcp.NewToolResultStructured(out, string(text)), nil
+	}, opts...)
+}
+
+// ToolError is a failure that the model is told, and may act on.
+type ToolError struct{ Message string }
+
+func (e *ToolError) Error() string { return e.Message }
+
 // toolsChanged tells the listening clients of those whom match accepts, nil
 // meaning everyone, that their list of tools is another.
 func (s *Server) toolsChanged(match func(*identity.Principal) bool) {
-	raw, err := newNotification(mcp.MethodNotificationToolsListChanged, nil)
-	if err == nil {
-		err = s.endpoint.Notify(match, raw)
-	}
-	if err != nil {
-		s.log.Error("change of tools not announced", "error", err)
-	}
+	s.announce(mcp.MethodNotificationToolsListChanged, nil, match)
 }
 
 func (s *Server) tool(name string) *registered {
@@ -163,15 +158,16 @@ var (
 // patience is how long a handler may go on after its context has ended.
 const patience = time.Second
 
-// run calls the handler and outlives its panics. A handler that does not heed
-// its context is left to itself: it can hold neither its client nor a shutdown.
-func (t *registered) run(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+// bounded calls a handler, for at most timeout, and outlives its panics. A
+// handler that does not heed its context is left to itself: it can hold
+// neither its client nor a shutdown.
+func bounded[T any](ctx context.Context, kind, name string, timeout time.Duration, h func(ctx context.Context) (T, error)) (T, error) {
 	type outcome struct {
-		result *mcp.CallToolResult
+		result T
 		err    error
 	}
 	log := exchangeFrom(ctx).server.log
-	ctx, cancel := context.WithTimeoutCause(ctx, t.timeout, errToolTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errToolTimeout)
 	defer cancel()
 	done := make(chan outcome, 1)
 	go func() {
@@ -184,12 +180,12 @@ func (t *registered) run(ctx context.Context, req mcp.CallToolRequest) (*mcp.Cal
 				if e, ok := v.(runtime.Error); ok {
 					what = e.Error()
 				}
-				log.ErrorContext(ctx, "tool panicked", "tool", t.name, "panic", what, "stack", string(debug.Stack()))
+				log.ErrorContext(ctx, kind+" panicked", kind, name, "panic", what, "stack", string(debug.Stack()))
 				o = outcome{err: errToolPanicked}
 			}
 			done <- o
 		}()
-		o.result, o.err = t.handler(ctx, req)
+		o.result, o.err = h(ctx)
 	}()
 	var o outcome
 	select {
@@ -200,12 +196,12 @@ func (t *registered) run(ctx context.Context, req mcp.CallToolRequest) (*mcp.Cal
 		select {
 		case o = <-done:
 		case <-late.C:
-			log.ErrorContext(ctx, "tool ignores that its context has ended and is left to itself", "tool", t.name)
-			return nil, context.Cause(ctx)
+			log.ErrorContext(ctx, kind+" ignores that its context has ended and is left to itself", kind, name)
+			return o.result, context.Cause(ctx)
 		}
 	}
 	if o.err != nil && errors.Is(context.Cause(ctx), errToolTimeout) {
-		return nil, errToolTimeout
+		return o.result, errToolTimeout
 	}
 	return o.result, o.err
 }
@@ -218,12 +214,15 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 			return mcp.NewToolResultErrorf("the arguments of %s are not as its schema says: %s", t.name, fault), nil
 		}
 	}
-	result, err := t.run(ctx, req)
+	result, err := bounded(ctx, "tool", t.name, t.timeout, func(ctx context.Context) (*mcp.CallToolResult, error) { return t.handler(ctx, req) })
 	var elicit mcp.URLElicitationRequiredError
 	var elicitPtr *mcp.URLElicitationRequiredError
 	switch {
 	case errors.As(err, &elicit), errors.As(err, &elicitPtr):
 		return nil, err // the engine knows the answer
+	case errors.As(err, new(*ParamsError)):
+		x.refuse(err)
+		return nil, err
 	case errors.Is(err, errToolTimeout):
 		x.server.log.WarnContext(ctx, "tool out of time", "tool", t.name, "after", t.timeout)
 		return mcp.NewToolResultErrorf("%s did not finish within %v", t.name, t.timeout), nil

@@ -42,13 +42,13 @@ func (s *Server) watch(ctx context.Context, every, pace time.Duration) {
 			before, known := seen[subject]
 			seen[subject] = now
 			if known && before != now {
-				s.toolsChanged(func(p *identity.Principal) bool { return p != nil && p.Subject == subject })
+				s.listsChanged(func(p *identity.Principal) bool { return p != nil && p.Subject == subject })
 			}
 		}
 	}
 }
 
-// toolsOf is a text that changes when the set of a user's role tools does.
+// toolsOf is a text that changes when the set of what a user has by a role does.
 func (s *Server) toolsOf(ctx context.Context, subject string) (string, error) {
 	user, err := s.clerk.User(ctx, subject)
 	if errors.Is(err, identity.ErrNoUser) {
@@ -58,13 +58,13 @@ func (s *Server) toolsOf(ctx context.Context, subject string) (string, error) {
 		return "", err
 	}
 	var names []string
-	s.toolsMu.RLock()
-	for name, t := range s.tools {
-		if len(t.roles) > 0 && !user.Banned && permits(&user, t.roles) {
-			names = append(names, name)
-		}
+	if !user.Banned {
+		s.each(func(kind, name string, a *access) {
+			if a.gated() && a.permits(&user) {
+				names = append(names, kind+":"+name)
+			}
+		})
 	}
-	s.toolsMu.RUnlock()
 	slices.Sort(names)
 	return strings.Join(names, " "), nil
 }

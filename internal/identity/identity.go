@@ -83,6 +83,22 @@ func (u *User) HasRole(roles ...string) bool {
 	return false
 }
 
+// HasPermission reports whether the user holds one of permissions
+// ("org:feature:permission") in an organisation.
+func (u *User) HasPermission(permissions ...string) bool {
+	if u == nil {
+		return false
+	}
+	for i := range u.Memberships {
+		for _, want := range permissions {
+			if slices.Contains(u.Memberships[i].Permissions, want) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 type principalKey struct{}
 
 // NewContext returns a context that carries p.

@@ -150,6 +150,29 @@ func (s suite) scenarios(ctx context.Context, part string) ([]string, error) {
 	return names, nil
 }
 
+// required returns the server scenarios that a revision requires, by the file
+// that the suite reads for --requirements.
+func (s suite) required(revision string) ([]string, error) {
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(s.entry), "..", "requirements", revision+".yaml")) //nolint:gosec // of the suite
+	if err != nil {
+		return nil, fmt.Errorf("read the requirements: %w", err)
+	}
+	var names []string
+	inside := false
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimRight(line, "\r\n")
+		if name, ok := strings.CutPrefix(line, "  - "); ok && inside {
+			names = append(names, strings.TrimSpace(name))
+		} else if line != "" && line[0] != ' ' {
+			inside = line == "server:"
+		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("the requirements of %s name no server scenario", revision)
+	}
+	return names, nil
+}
+
 // results reads what the suite wrote below dir, a directory for each scenario
 // with the scenario's name in its own, and reports any of names that is not
 // there.
