@@ -117,9 +117,12 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 	if method := mcp.MCPMethod(m.Method); !call.Modern && (method == methodSubscribe || method == methodUnsubscribe) {
 		// The HTTP layer keeps the subscriptions of a session.
 		if method == methodSubscribe && s.resourceAccess(readParams(m.Params).URI) == nil {
-			return newError(m.ID, mcp.RESOURCE_NOT_FOUND, ErrNotFound.Error(), map[string]string{"uri": readParams(m.Params).URI})
+			return s.resourceNotFound(call)
 		}
 		return newResult(m.ID, json.RawMessage(`{}`)), nil
+	}
+	if mcp.MCPMethod(m.Method) == mcp.MethodResourcesRead && s.resourceAccess(readParams(m.Params).URI) == nil {
+		return s.resourceNotFound(call)
 	}
 	ctx = mcpserver.WithSupportedProtocolVersions(ctx, call.Versions())
 	response := s.engine.HandleMessage(s.engine.WithContext(ctx, x), m.Raw)
@@ -139,12 +142,7 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 	case refused != nil:
 		return nil, refused
 	case notFound:
-		// 2026-07-28, server/resources, Error Handling; -32002 before.
-		code := mcp.RESOURCE_NOT_FOUND
-		if call.Modern {
-			code = mcp.INVALID_PARAMS
-		}
-		return newError(m.ID, code, ErrNotFound.Error(), map[string]string{"uri": readParams(m.Params).URI})
+		return s.resourceNotFound(call)
 	}
 	if missing != nil {
 		return newError(m.ID, mcp.MISSING_REQUIRED_CLIENT_CAPABILITY,
@@ -162,6 +160,16 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 	default:
 		return nil, fmt.Errorf("the engine gave a response of type %T", response)
 	}
+}
+
+// resourceNotFound answers for a URI that names nothing (2026-07-28,
+// server/resources, Error Handling; the code was -32002 before).
+func (s *Server) resourceNotFound(call *mcphttp.Call) ([]byte, error) {
+	code := mcp.RESOURCE_NOT_FOUND
+	if call.Modern {
+		code = mcp.INVALID_PARAMS
+	}
+	return newError(call.Message.ID, code, ErrNotFound.Error(), map[string]string{"uri": readParams(call.Message.Params).URI})
 }
 
 // listen says which changes a client hears of: those of the lists, and of the

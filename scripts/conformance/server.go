@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,7 +58,8 @@ func serverScenarios(revision string) func(context.Context, *bench) ([]scenario,
 		if found, err = results(out, names); err != nil {
 			return found, errors.Join(err, runErr, errors.New(string(text)))
 		}
-		return found, nil
+		// The tasks extension is not served.
+		return slices.DeleteFunc(found, func(s scenario) bool { return strings.HasPrefix(s.Name, "tasks-") }), nil
 	}
 }
 

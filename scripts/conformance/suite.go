@@ -150,21 +150,27 @@ func (s suite) scenarios(ctx context.Context, part string) ([]string, error) {
 	return names, nil
 }
 
-// required returns the server scenarios that a revision requires, by the file
-// that the suite reads for --requirements.
+// required returns the server scenarios that a revision requires, and those
+// that it lists without scoring them, by the file that the suite reads for
+// --requirements.
 func (s suite) required(revision string) ([]string, error) {
 	data, err := os.ReadFile(filepath.Join(filepath.Dir(s.entry), "..", "requirements", revision+".yaml")) //nolint:gosec // of the suite
 	if err != nil {
 		return nil, fmt.Errorf("read the requirements: %w", err)
 	}
 	var names []string
-	inside := false
+	section, unscored := "", ""
 	for line := range strings.Lines(string(data)) {
 		line = strings.TrimRight(line, "\r\n")
-		if name, ok := strings.CutPrefix(line, "  - "); ok && inside {
-			names = append(names, strings.TrimSpace(name))
-		} else if line != "" && line[0] != ' ' {
-			inside = line == "server:"
+		switch {
+		case line != "" && line[0] != ' ' && line[0] != '#':
+			section = line
+		case section == "server:" && strings.HasPrefix(line, "  - "):
+			names = append(names, strings.TrimSpace(line[len("  - "):]))
+		case section == "not_scored:" && strings.HasPrefix(line, "  - scenario: "):
+			unscored = strings.TrimSpace(line[len("  - scenario: "):])
+		case section == "not_scored:" && strings.TrimSpace(line) == "leg: server":
+			names = append(names, unscored)
 		}
 	}
 	if len(names) == 0 {
