@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -101,15 +102,15 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 // these types: a field is named by its json tag, required unless that says
 // omitempty, and described by its jsonschema tag. What tool says of them is
 // replaced. h returns its result, or an error as a ToolHandler does; for what
-// the model can act on it returns ToolError.
+// the model can act on it returns a ToolError. AddTypedTool panics as AddTool
+// does, and for types that are no structs.
 func AddTypedTool[In, Out any](s *Server, tool mcp.Tool, h func(ctx context.Context, in In) (Out, error), opts ...ToolOption) {
-	// The Go library that makes the schemas would print a fault and go on.
+	if reflect.TypeFor[In]().Kind() != reflect.Struct || reflect.TypeFor[Out]().Kind() != reflect.Struct {
+		panic(fmt.Sprintf("server: tool %q: arguments and results are objects, so its types must be structs", tool.Name))
+	}
 	tool.RawInputSchema, tool.RawOutputSchema = nil, nil
 	mcp.WithInputSchema[In]()(&tool)
 	mcp.WithOutputSchema[Out]()(&tool)
-	if tool.RawInputSchema == nil && tool.InputSchema.Type == "" || tool.RawOutputSchema == nil && tool.OutputSchema.Type == "" {
-		panic(fmt.Sprintf("server: tool %q: no schema can be made of its types", tool.Name))
-	}
 	s.AddTool(tool, func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		var in In
 		if err := req.BindArguments(&in); err != nil {

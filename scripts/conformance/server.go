@@ -153,6 +153,14 @@ func startProxy(ctx context.Context, target, token string) (at string, stop func
 			r.Out.Host = r.In.Host // the scenarios try false ones
 			r.Out.Header.Set("Authorization", "Bearer "+token)
 		},
+		// The suite hangs up on a stream when it has what it wants. Its HTTP
+		// client may by then have given the connection to the next request.
+		ModifyResponse: func(resp *http.Response) error {
+			if resp.Header.Get("Content-Type") == "text/event-stream" {
+				resp.Header.Set("Connection", "close")
+			}
+			return nil
+		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }, // the suite hangs up on streams
 	}}
 	done := make(chan error, 1)
