@@ -201,15 +201,15 @@ func (s *Server) resourceAccess(uri string) *access {
 }
 
 func (s *Server) visiblePrompts(ctx context.Context, prompts []mcp.Prompt) []mcp.Prompt {
-	return visibleOf(s, ctx, prompts, func(p mcp.Prompt) *access { return s.prompts[p.Name] })
+	return visibleOf(ctx, s, prompts, func(p mcp.Prompt) *access { return s.prompts[p.Name] })
 }
 
 func (s *Server) visibleResources(ctx context.Context, resources []mcp.Resource) []mcp.Resource {
-	return visibleOf(s, ctx, resources, func(r mcp.Resource) *access { return s.resources[r.URI] })
+	return visibleOf(ctx, s, resources, func(r mcp.Resource) *access { return s.resources[r.URI] })
 }
 
 func (s *Server) visibleTemplates(ctx context.Context, templates []mcp.ResourceTemplate) []mcp.ResourceTemplate {
-	return visibleOf(s, ctx, templates, func(t mcp.ResourceTemplate) *access {
+	return visibleOf(ctx, s, templates, func(t mcp.ResourceTemplate) *access {
 		for _, own := range s.templates {
 			if t.URITemplate != nil && own.uri == t.URITemplate.Raw() {
 				return &own.access
@@ -221,7 +221,7 @@ func (s *Server) visibleTemplates(ctx context.Context, templates []mcp.ResourceT
 
 // visibleOf leaves of items those that the caller may use. of is called with
 // toolsMu held.
-func visibleOf[T any](s *Server, ctx context.Context, items []T, of func(T) *access) []T {
+func visibleOf[T any](ctx context.Context, s *Server, items []T, of func(T) *access) []T {
 	x := exchangeFrom(ctx)
 	out := make([]T, 0, len(items))
 	for _, item := range items {

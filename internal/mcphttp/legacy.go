@@ -86,13 +86,12 @@ func (st *stream) resumable(s *Server, o owner, session *Session, news *listener
 }
 
 // hold keeps the request of connection number turn until the stream is done
-// with it or the client has gone. It reports the latter.
-func (st *stream) hold(r *http.Request, turn int, over <-chan struct{}) (gone bool) {
+// with it or the client has gone.
+func (st *stream) hold(r *http.Request, turn int, over <-chan struct{}) {
 	select {
 	case <-over:
-		return false
 	case <-r.Context().Done():
-		return st.leave(turn)
+		st.leave(turn)
 	}
 }
 

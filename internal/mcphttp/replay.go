@@ -105,13 +105,13 @@ func parseEventID(id string) (name string, n uint64, ok bool) {
 	return name, n, true
 }
 
-// add numbers a new event and keeps what make returns for its id.
-func (r *replay) add(make func(id string) []byte) []byte {
+// add numbers a new event, and keeps and returns what event makes of its id.
+func (r *replay) add(event func(id string) []byte) []byte {
 	rs := r.of
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	r.last++
-	b := make(r.id(r.last))
+	b := event(r.id(r.last))
 	if r.gone {
 		return b
 	}
@@ -177,7 +177,7 @@ func (r *replay) since(n uint64, ended bool) ([]byte, error) {
 	if r.gone || n > r.last || ended && n < r.last && len(r.events) == 0 {
 		return nil, errNotKept
 	}
-	events := r.events[len(r.events)-min(len(r.events), int(min(r.last-n, 1<<30))):] //nolint:gosec // bounded
+	events := r.events[len(r.events)-min(len(r.events), int(min(r.last-n, 1<<30))):]
 	parts := make([][]byte, len(events))
 	for i, e := range events {
 		parts[i] = e.bytes

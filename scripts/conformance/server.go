@@ -82,7 +82,9 @@ func signIn(ctx context.Context, b *bench, issuer string) (token string, err err
 	go func() { done <- callback.Serve(l) }()
 	defer func() {
 		err = errors.Join(err, callback.Close())
-		<-done // it was closed
+		if e := <-done; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
 	}()
 	redirect := "http://" + l.Addr().String() + "/callback"
 	client, err := register(ctx, issuer, redirect)

@@ -154,7 +154,7 @@ func (s suite) scenarios(ctx context.Context, part string) ([]string, error) {
 // that it lists without scoring them, by the file that the suite reads for
 // --requirements.
 func (s suite) required(revision string) ([]string, error) {
-	data, err := os.ReadFile(filepath.Join(filepath.Dir(s.entry), "..", "requirements", revision+".yaml")) //nolint:gosec // of the suite
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(s.entry), "..", "requirements", revision+".yaml"))
 	if err != nil {
 		return nil, fmt.Errorf("read the requirements: %w", err)
 	}

@@ -6,7 +6,6 @@ package main
 
 import (
 	"context"
-	"log"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -53,11 +52,12 @@ func main() {
 		Logger: slog.Default(),
 	})
 	if err != nil {
-		log.Fatal(err) // every fault at once, each with its fix
+		slog.Error(err.Error()) // every fault at once, each with its fix
+		return
 	}
-	defer srv.Close()
+	defer func() { _ = srv.Close() }()
 	addTools(srv)
 	if err := srv.Run(ctx, "127.0.0.1:8788"); err != nil {
-		log.Print(err)
+		slog.Error(err.Error())
 	}
 }
