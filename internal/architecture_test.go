@@ -50,6 +50,7 @@ var rooms = []room{
 	{"internal/gateway", []string{"jsonrpc", "era", "transport", "mcphttp"}},
 	{"internal/telemetry", nil},
 	{"scripts", []string{"*"}},
+	{"docs/examples", []string{"server"}},
 }
 
 // values are the rooms that hold plain values: every other room may import
@@ -216,7 +217,7 @@ func mayImport(from room, target string) bool {
 	case slices.Contains(values, to.path):
 		return !slices.Contains(values, from.path)
 	}
-	return slices.Contains(from.imports, path.Base(to.path)) && strings.HasPrefix(to.path, "internal/")
+	return slices.Contains(from.imports, path.Base(to.path)) && (strings.HasPrefix(to.path, "internal/") || to.path == "server")
 }
 
 // roomOf finds the room a package of ours belongs to.

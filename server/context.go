@@ -2,9 +2,15 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"strings"
+	"time"
+
+	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
 )
 
 // Caller is what the access token of a request says about its bearer.
@@ -52,3 +58,56 @@ func Progress(ctx context.Context, done, total float64, message string) error {
 	}
 	return x.progress(ctx, done, total, message)
 }
+
+// Log sends a log message to the client, if its level is not below what the
+// client asked for; logger may be empty, data is anything that is JSON. It is
+// for what the user of the client should know, not for the server's own log. An
+// error may be ignored.
+func Log(ctx context.Context, level mcp.LoggingLevel, logger string, data any) error {
+	x := exchangeFrom(ctx)
+	if x == nil {
+		return errNoRequest
+	}
+	return x.notify(ctx, "notifications/message", struct {
+		Level  mcp.LoggingLevel `json:"level"`
+		Logger string           `json:"logger,omitempty"`
+		Data   any              `json:"data"`
+	}{level, logger, data})
+}
+
+// CloseStream ends the connection of a call that will take long, but not the
+// call: the client is asked to come back for the rest after retry (MCP
+// 2025-11-25, basic/transports). For clients that could not it does nothing.
+func CloseStream(ctx context.Context, retry time.Duration) {
+	if x := exchangeFrom(ctx); x != nil {
+		x.call.Disconnect(retry)
+	}
+}
+
+// ClientCan reports whether the client declared a capability ("sampling",
+// "roots", "elicitation"; with a second name a part of it, as in "elicitation",
+// "url"): what a handler asks of a client that did not would fail.
+func ClientCan(ctx context.Context, capability ...string) bool {
+	x := exchangeFrom(ctx)
+	if x == nil || len(capability) == 0 {
+		return false
+	}
+	if x.call.Modern {
+		var declared map[string]any
+		return json.Unmarshal(x.call.ClientCapabilities, &declared) == nil && declares(declared, capability)
+	}
+	bit, known := legacyCapabilities[strings.Join(capability, ".")]
+	return known && x.call.Session.Can(bit)
+}
+
+var legacyCapabilities = map[string]mcphttp.Capability{
+	"roots": mcphttp.CapRoots, "sampling": mcphttp.CapSampling, "sampling.tools": mcphttp.CapSamplingTools,
+	"elicitation": mcphttp.CapElicitation, "elicitation.form": mcphttp.CapElicitation, "elicitation.url": mcphttp.CapElicitationURL,
+}
+
+// ParamsError is returned by a handler that refuses a request for what is in
+// it, such as state that is not its own; the client is told the message, with
+// the code -32602.
+type ParamsError struct{ Message string }
+
+func (e *ParamsError) Error() string { return e.Message }

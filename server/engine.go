@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -33,11 +34,39 @@ func (s *Server) newEngine() *mcpserver.MCPServer {
 			result.SetCacheHints(0, mcp.CacheScopePrivate)
 		}
 	})
+	hooks.AddAfterListPrompts(func(ctx context.Context, _ any, _ *mcp.ListPromptsRequest, result *mcp.ListPromptsResult) {
+		if x := exchangeFrom(ctx); x != nil && x.rolesUnknown.Load() {
+			result.SetCacheHints(0, mcp.CacheScopePrivate)
+		}
+	})
+	hooks.AddAfterListResources(func(ctx context.Context, _ any, _ *mcp.ListResourcesRequest, result *mcp.ListResourcesResult) {
+		result.Resources = s.visibleResources(ctx, result.Resources)
+		if x := exchangeFrom(ctx); x != nil && x.rolesUnknown.Load() {
+			result.SetCacheHints(0, mcp.CacheScopePrivate)
+		}
+	})
+	hooks.AddAfterListResourceTemplates(func(ctx context.Context, _ any, _ *mcp.ListResourceTemplatesRequest, result *mcp.ListResourceTemplatesResult) {
+		result.ResourceTemplates = s.visibleTemplates(ctx, result.ResourceTemplates)
+		if x := exchangeFrom(ctx); x != nil && x.rolesUnknown.Load() {
+			result.SetCacheHints(0, mcp.CacheScopePrivate)
+		}
+	})
+	hooks.AddAfterInitialize(func(_ context.Context, _ any, _ *mcp.InitializeRequest, result *mcp.InitializeResult) {
+		s.capabilities(&result.Capabilities)
+	})
+	hooks.AddAfterDiscover(func(_ context.Context, _ any, _ *mcp.DiscoverRequest, result *mcp.DiscoverResult) {
+		s.capabilities(&result.Capabilities)
+	})
 	options := []mcpserver.ServerOption{
 		mcpserver.WithTitle(s.opts.Title),
 		mcpserver.WithInstructions(s.opts.Instructions),
 		mcpserver.WithToolCapabilities(true),
 		mcpserver.WithToolFilter(s.visible),
+		mcpserver.WithPromptFilter(s.visiblePrompts),
+		mcpserver.WithLogging(),
+		mcpserver.WithCompletions(),
+		mcpserver.WithPromptCompletionProvider(&completions{s}),
+		mcpserver.WithResourceCompletionProvider(&completions{s}),
 		mcpserver.WithHooks(hooks),
 		mcpserver.WithCacheHints(listTTLMillis, mcp.CacheScopePrivate),
 		mcpserver.WithMethodCacheHints(mcp.MethodServerDiscover, discoverTTLMillis, mcp.CacheScopePrivate),
@@ -71,20 +100,50 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 				return newError(m.ID, mcp.HEADER_MISMATCH, err.Error(), nil)
 			}
 		}
-	case mcp.MethodToolsList:
-		if _, err := s.authorize(ctx, x); err != nil {
+	case mcp.MethodToolsList, mcp.MethodPromptsList, mcp.MethodResourcesList, mcp.MethodResourcesTemplatesList:
+		if err := s.prepareList(ctx, x); err != nil {
+			return nil, err
+		}
+	case mcp.MethodPromptsGet, mcp.MethodResourcesRead, mcp.MethodCompletionComplete, methodSubscribe, methodUnsubscribe:
+		if err := s.authorizeItem(ctx, x); err != nil {
+			var told *refusal
+			if errors.As(err, &told) {
+				return newError(m.ID, mcp.INVALID_PARAMS, told.text, nil)
+			}
 			return nil, err
 		}
 	}
 
-	ctx = mcpserver.WithSupportedProtocolVersions(ctx, mcphttp.SupportedVersions)
+	if method := mcp.MCPMethod(m.Method); !call.Modern && (method == methodSubscribe || method == methodUnsubscribe) {
+		// The HTTP layer keeps the subscriptions of a session.
+		if method == methodSubscribe && s.resourceAccess(readParams(m.Params).URI) == nil {
+			return s.resourceNotFound(call)
+		}
+		return newResult(m.ID, json.RawMessage(`{}`)), nil
+	}
+	if mcp.MCPMethod(m.Method) == mcp.MethodResourcesRead && s.resourceAccess(readParams(m.Params).URI) == nil {
+		return s.resourceNotFound(call)
+	}
+	ctx = mcpserver.WithSupportedProtocolVersions(ctx, call.Versions())
 	response := s.engine.HandleMessage(s.engine.WithContext(ctx, x), m.Raw)
 	if m.ID == nil {
 		return nil, nil
 	}
 	x.mu.Lock()
-	missing := x.missing
+	missing, refused, notFound := x.missing, x.refused, x.notFound
 	x.mu.Unlock()
+	var told *refusal
+	var params *ParamsError
+	switch {
+	case errors.As(refused, &told):
+		return newError(m.ID, mcp.INVALID_PARAMS, told.text, nil)
+	case errors.As(refused, &params):
+		return newError(m.ID, mcp.INVALID_PARAMS, params.Message, nil)
+	case refused != nil:
+		return nil, refused
+	case notFound:
+		return s.resourceNotFound(call)
+	}
 	if missing != nil {
 		return newError(m.ID, mcp.MISSING_REQUIRED_CLIENT_CAPABILITY,
 			"the tool needs a capability that the client did not declare", map[string]any{"requiredCapabilities": missing})
@@ -103,14 +162,40 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 	}
 }
 
-// listen says which changes a client hears of: those of the tools. There is
-// nothing else here that changes (2026-07-28, basic/patterns/subscriptions: a
+// resourceNotFound answers for a URI that names nothing (2026-07-28,
+// server/resources, Error Handling; the code was -32002 before).
+func (s *Server) resourceNotFound(call *mcphttp.Call) ([]byte, error) {
+	code := mcp.RESOURCE_NOT_FOUND
+	if call.Modern {
+		code = mcp.INVALID_PARAMS
+	}
+	return newError(call.Message.ID, code, ErrNotFound.Error(), map[string]string{"uri": readParams(call.Message.Params).URI})
+}
+
+// listen says which changes a client hears of: those of the lists, and of the
+// resources that its user may read (2026-07-28, basic/patterns/subscriptions: a
 // subscription that cannot be served is not established).
-func (s *Server) listen(ctx context.Context, _ *mcphttp.Call, want mcphttp.Filter) (mcphttp.Filter, error) {
-	if p := identity.FromContext(ctx); !p.HasScope(authserver.ScopeTools) {
+func (s *Server) listen(ctx context.Context, call *mcphttp.Call, want mcphttp.Filter) (mcphttp.Filter, error) {
+	if p := identity.FromContext(ctx); p == nil && !s.opts.Public {
+		return mcphttp.Filter{}, identity.ErrInvalidToken
+	} else if p != nil && !p.HasScope(authserver.ScopeTools) {
 		return mcphttp.Filter{}, &mcphttp.ScopeError{Scopes: []string{authserver.ScopeTools}}
 	}
-	return mcphttp.Filter{ToolsListChanged: want.ToolsListChanged}, nil
+	s.toolsMu.RLock()
+	prompts, resources := len(s.prompts) > 0, len(s.resources)+len(s.templates) > 0
+	s.toolsMu.RUnlock()
+	granted := mcphttp.Filter{
+		ToolsListChanged:     want.ToolsListChanged,
+		PromptsListChanged:   want.PromptsListChanged && prompts,
+		ResourcesListChanged: want.ResourcesListChanged && resources,
+	}
+	x := s.newExchange(ctx, call)
+	for _, uri := range want.ResourceSubscriptions {
+		if a := s.resourceAccess(uri); a != nil && s.admit(ctx, x, "resource", uri, a) == nil {
+			granted.ResourceSubscriptions = append(granted.ResourceSubscriptions, uri)
+		}
+	}
+	return granted, nil
 }
 
 // result is a tool result that did not come out of the engine.
@@ -128,6 +213,11 @@ func (s *Server) encodeResult(x *exchange, result any) ([]byte, error) {
 	raw, err := encode(result)
 	if err != nil {
 		return nil, fmt.Errorf("encode the result of %q: %w", x.call.Message.Method, err)
+	}
+	if s.opts.Public && x.call.Message.Method == string(mcp.MethodToolsList) {
+		if raw, err = s.withSecurity(raw); err != nil {
+			return nil, err
+		}
 	}
 	return newResult(x.call.Message.ID, raw), nil
 }

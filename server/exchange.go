@@ -32,10 +32,13 @@ type exchange struct {
 	tokenOnce sync.Once
 	token     json.RawMessage
 
-	mu      sync.Mutex
-	lookup  func() (*identity.User, error) // what the first lookup of the caller gave
-	outbox  *outbox                        // of the engine's notifications; nil until there is one
-	missing map[string]any                 // client capabilities that the tool would need; nil: none
+	mu       sync.Mutex
+	lookup   func() (*identity.User, error) // what the first lookup of the caller gave
+	outbox   *outbox                        // of the engine's notifications; nil until there is one
+	over     bool                           // the answer is on its way: nothing may follow
+	refused  error                          // why the caller may not have what the handler would give
+	notFound bool                           // the handler says that there is no such resource
+	missing  map[string]any                 // client capabilities that the tool would need; nil: none
 }
 
 var exchanges atomic.Uint64
@@ -65,6 +68,13 @@ func (x *exchange) user(ctx context.Context) (*identity.User, error) {
 		x.remember(user, err)
 	}
 	return user, err
+}
+
+// refuse makes err the answer, whatever the engine makes of it.
+func (x *exchange) refuse(err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.refused = err
 }
 
 func (x *exchange) remember(user *identity.User, err error) {
@@ -143,6 +153,10 @@ const outboxSize = 64
 func (x *exchange) NotificationChannel() chan<- mcp.JSONRPCNotification {
 	x.mu.Lock()
 	o := x.outbox
+	if o == nil && x.over {
+		x.mu.Unlock()
+		return make(chan mcp.JSONRPCNotification, 1) // a handler that was left to itself
+	}
 	if o == nil {
 		o = &outbox{
 			ch:    make(chan mcp.JSONRPCNotification, outboxSize),
@@ -209,6 +223,7 @@ func (o *outbox) deliver(x *exchange, n mcp.JSONRPCNotification) {
 func (x *exchange) finish() {
 	x.mu.Lock()
 	o := x.outbox
+	x.over = true
 	x.mu.Unlock()
 	if o != nil {
 		close(o.stop)

@@ -19,6 +19,10 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/telemetry"
 )
 
+// ssePath is where the deprecated HTTP+SSE transport is served, below the
+// public URL.
+const ssePath = "/sse"
+
 // How long a request to anything but the MCP endpoint may take to come in and
 // to go out. The MCP endpoint has streams, and bounds its own reads and writes.
 const (
@@ -50,8 +54,16 @@ func (s *Server) routes() http.Handler {
 		prefix = strings.TrimRight(u.EscapedPath(), "/")
 	}
 	front := s.frontPage()
+	endpoints := map[string]bool{}
+	stream, message := s.endpoint.SSE(prefix + ssePath + "/message")
 	mount := func(prefix string) {
 		mux.Handle(prefix+s.opts.ResourcePath, s.endpoint)
+		endpoints[prefix+s.opts.ResourcePath] = true
+		if !s.opts.NoSSE {
+			mux.Handle(prefix+ssePath, stream)
+			mux.Handle(prefix+ssePath+"/message", message)
+			endpoints[prefix+ssePath], endpoints[prefix+ssePath+"/message"] = true, true
+		}
 		mux.Handle("GET "+prefix+"/{$}", front)
 		if s.webhooks != nil {
 			mux.HandleFunc("POST "+prefix+webhookPath, s.webhook)
@@ -64,7 +76,6 @@ func (s *Server) routes() http.Handler {
 		// Some proxies take the prefix off.
 		mount("")
 	}
-	endpoints := map[string]bool{prefix + s.opts.ResourcePath: true, s.opts.ResourcePath: true}
 	bounded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		secureHeaders(w.Header(), s.opts.PublicURL)
 		if !endpoints[r.URL.Path] {

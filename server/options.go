@@ -38,6 +38,13 @@ type Options struct {
 	// ResourcePath is the path of the MCP endpoint below PublicURL; default
 	// "/mcp".
 	ResourcePath string
+	// Public lets callers in who have not signed in, for what RequireNothing
+	// gives to everyone. They see the lists of what every user may have; for
+	// what needs an account they are asked to sign in.
+	Public bool
+	// NoSSE turns the deprecated HTTP+SSE transport of revision 2024-11-05 off,
+	// which is served at /sse and /sse/message for clients that know no other.
+	NoSSE bool
 
 	// Store is where grants and clients are kept: "bolt:PATH" for a file of
 	// this process, "redis://…" or "postgres://…" for a database that several
@@ -77,6 +84,10 @@ type Options struct {
 	// default none, at most 5 minutes.
 	DrainDelay time.Duration
 	MaxBody    int64 // bytes of a request to the MCP endpoint; default 4 MiB
+	// UserRate is how many requests a second one user may send to the MCP
+	// endpoint, with bursts of twenty times that; default 100, negative: no
+	// limit. Beyond it there is a 429 with Retry-After, for that user alone.
+	UserRate float64
 
 	Logger *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now
@@ -181,7 +192,7 @@ func (e *OptionError) Error() string {
 func (o Options) Validate() error {
 	var v validation
 	loopback := v.publicURL(o.PublicURL)
-	v.resourcePath(o.ResourcePath)
+	v.resourcePath(o.ResourcePath, o.NoSSE)
 	v.store(o.Store.Reveal())
 	v.keys(o.Keys, loopback)
 	v.clerk(o.Clerk)
@@ -251,12 +262,14 @@ func (v *validation) publicURL(s string) (loopback bool) {
 // ownPaths are taken by the authorization server and by this package.
 var ownPaths = []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/introspect", "/jwks.json", webhookPath, "/healthz", "/readyz"}
 
-func (v *validation) resourcePath(p string) {
+func (v *validation) resourcePath(p string, noSSE bool) {
 	const setting, fix = "ResourcePath", `use one such as "/mcp"`
 	switch {
 	case p == "":
 	case !strings.HasPrefix(p, "/") || path.Clean(p) != p || p == "/" || strings.ContainsAny(p, "{}%?# "):
 		v.fault(setting, fmt.Sprintf("%q is not a clean absolute path", p), fix)
+	case !noSSE && (p == ssePath || p == ssePath+"/message"):
+		v.fault(setting, fmt.Sprintf("%q is a path of the HTTP+SSE transport", p), "use another, or turn that transport off")
 	case slices.Contains(ownPaths, p) || strings.HasPrefix(p, "/.well-known"):
 		v.fault(setting, fmt.Sprintf("%q is a path of the authorization server", p), fix)
 	}

@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -40,15 +41,16 @@ const (
 // rig is a server with the stand-in for Clerk, on real sockets, under one
 // clock that a test can put forward.
 type rig struct {
-	t      *testing.T
-	clerk  *devclerk.Server
-	store  string
-	addr   string
-	change func(*server.Options)
-	tools  func(*server.Server)
-	scope  string       // that signIn asks for
-	ahead  atomic.Int64 // of the clock, in nanoseconds
-	log    *lockedBuffer
+	t        *testing.T
+	clerk    *devclerk.Server
+	store    string
+	addr     string
+	change   func(*server.Options)
+	tools    func(*server.Server)
+	scope    string       // that signIn asks for
+	resource string       // that it names; "" for the MCP endpoint
+	ahead    atomic.Int64 // of the clock, in nanoseconds
+	log      *lockedBuffer
 
 	srv  *server.Server
 	url  string // public
@@ -221,7 +223,7 @@ func (r *rig) authorize() (b *browser, redeem func() tokens) {
 	query := url.Values{
 		"response_type": {"code"}, "client_id": {client.ID}, "redirect_uri": {callback}, "state": {"the-state"},
 		"code_challenge": {base64.RawURLEncoding.EncodeToString(challenge[:])}, "code_challenge_method": {"S256"},
-		"resource": {r.srv.URL()}, "scope": {r.scope},
+		"resource": {cmp.Or(r.resource, r.srv.URL())}, "scope": {r.scope},
 	}
 	b = newBrowser(r.t, callback)
 	b.open(r.url + "/authorize?" + query.Encode())
@@ -232,7 +234,7 @@ func (r *rig) authorize() (b *browser, redeem func() tokens) {
 			r.t.Fatalf("callback with %v", back)
 		}
 		form := url.Values{"grant_type": {"authorization_code"}, "code": {back.Get("code")}, "client_id": {client.ID},
-			"redirect_uri": {callback}, "code_verifier": {verifier}, "resource": {r.srv.URL()}}
+			"redirect_uri": {callback}, "code_verifier": {verifier}, "resource": {cmp.Or(r.resource, r.srv.URL())}}
 		got := r.token(form)
 		got.client = client.ID
 		return got

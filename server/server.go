@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,16 +42,17 @@ import (
 // Server is an MCP server. Make one with New; its methods may be used
 // concurrently.
 type Server struct {
-	opts     Options
-	log      *slog.Logger
-	store    store.Store
-	clerk    *clerk.Clerk
-	auth     *authserver.Server
-	endpoint *mcphttp.Server
-	engine   *mcpserver.MCPServer
-	handler  http.Handler
-	readable readiness
-	draining atomic.Bool // a shutdown has begun
+	opts        Options
+	log         *slog.Logger
+	store       store.Store
+	clerk       *clerk.Clerk
+	auth        *authserver.Server
+	endpoint    *mcphttp.Server
+	endpointURL *url.URL
+	engine      *mcpserver.MCPServer
+	handler     http.Handler
+	readable    readiness
+	draining    atomic.Bool // a shutdown has begun
 
 	watchEvery, shutdownTimeout time.Duration // constants, but for tests
 
@@ -63,8 +65,12 @@ type Server struct {
 	closeOnce sync.Once
 	closeErr  error
 
-	toolsMu sync.RWMutex
-	tools   map[string]*registered
+	toolsMu   sync.RWMutex
+	tools     map[string]*registered
+	prompts   map[string]*access  // by name
+	resources map[string]*access  // by URI
+	templates []*resourceTemplate // oldest first
+	completer atomic.Pointer[Completer]
 }
 
 // New puts a server together. It opens the store, and touches no network unless
@@ -77,7 +83,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	o = o.withDefaults()
 	s := &Server{
-		opts: o, log: o.Logger, tools: map[string]*registered{},
+		opts: o, log: o.Logger, tools: map[string]*registered{}, prompts: map[string]*access{}, resources: map[string]*access{},
 		instance:   rand.Text(),
 		news:       news{wake: make(chan struct{}, 1)},
 		watchEvery: watchEvery, shutdownTimeout: shutdownTimeout,
@@ -128,6 +134,9 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	auth := o.Clients.authserver(o.PublicURL)
 	auth.ResourcePath = o.ResourcePath
+	if !o.NoSSE {
+		auth.MorePaths = []string{ssePath}
+	}
 	auth.Keys = keys
 	auth.Store = s.store
 	auth.SignIn = s.clerk
@@ -147,6 +156,9 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.auth, err = authserver.New(auth); err != nil {
 		return nil, fmt.Errorf("set up the authorization server: %w", err)
 	}
+	if s.endpointURL, err = url.Parse(s.URL()); err != nil {
+		return nil, fmt.Errorf("read the public URL: %w", err)
+	}
 	s.engine = s.newEngine()
 	sealing := make([][]byte, len(keys))
 	for i, key := range keys {
@@ -160,6 +172,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		Challenge: func(r *http.Request, code string, scopes []string) string {
 			return s.auth.Challenge(r, code, scopes...)
 		},
+		Anonymous:      o.Public,
 		Listen:         s.listen,
 		Keys:           sealing,
 		Sessions:       sessionStore{s.store},
@@ -167,6 +180,8 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		PublicURL:      s.URL(),
 		AllowedOrigins: o.AllowedOrigins,
 		MaxBody:        o.MaxBody,
+		ClientAddr:     proxies.clientAddr,
+		UserRate:       mcphttp.Rate{PerSecond: o.UserRate, Burst: int(20 * o.UserRate)},
 		Logger:         o.Logger,
 		Now:            o.Now,
 	}); err != nil {

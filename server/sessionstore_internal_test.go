@@ -63,7 +63,7 @@ func TestShellName(t *testing.T) {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
-	if got := fmt.Sprint(oneOf([]string{"a"}), "; ", oneOf([]string{"a", "b"})); got != "the role a; one of the roles a, b" {
+	if got := fmt.Sprint(oneOf("role", []string{"a"}), "; ", oneOf("role", []string{"a", "b"})); got != "the role a; one of the roles a, b" {
 		t.Error(got)
 	}
 }

@@ -6,15 +6,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
-	"slices"
+	"runtime"
+	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
 	mcpserver "github.com/mark3labs/mcp-go/server"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
-	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 )
 
@@ -27,43 +29,25 @@ import (
 // and Progress take it.
 type ToolHandler func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error)
 
-// ToolOption says who may use a tool.
-type ToolOption func(*registered)
+// ToolOption says who may use a tool (a Requirement) or how long it may take.
+type ToolOption interface{ applyTool(t *registered) }
 
-// RequireRole makes a tool visible and callable only for users who hold one of
-// roles, read from Clerk's current data: a role in the public metadata
-// ("admin") or in an organization ("org:admin"). For everyone else the tool is
-// missing in tools/list and refused in tools/call, within 60 seconds of a
-// change, and also while Clerk cannot be asked. It panics without a role.
-func RequireRole(roles ...string) ToolOption {
-	if len(roles) == 0 || slices.Contains(roles, "") {
-		panic("server: RequireRole needs roles")
-	}
-	roles = slices.Clone(roles)
-	return func(t *registered) { t.roles = roles }
-}
+type toolOption func(*registered)
 
-// RequireScope makes a tool callable only with a token that carries the scope,
-// beside "mcp:tools" which every call needs. Scopes are what people give to an
-// application, roles what they have themselves: the tool stays in tools/list,
-// and a call whose token lacks the scope is refused with 403
-// insufficient_scope, so that the client can ask its user for more (MCP
-// authorization, "Step-Up Authorization Flow"). A caller whose role is missing
-// is not sent there.
-//
-// allows says on the consent page, in plain words, what the scope allows.
-// Tools of one group share a scope; the first description counts.
-// RequireScope panics when the name is not a scope-token (RFC 6749 section
-// 3.3) or is taken by the server itself ("mcp:tools", "offline_access"), and
-// without a description.
-func RequireScope(name, allows string) ToolOption {
-	if strings.TrimSpace(allows) == "" {
-		panic(fmt.Sprintf("server: RequireScope(%q) needs a description for the consent page", name))
+func (o toolOption) applyTool(t *registered) { o(t) }
+
+// defaultToolTimeout is also how long the most patient of the hosted clients
+// waits for a tool.
+const defaultToolTimeout = 5 * time.Minute
+
+// Timeout is how long a call of the tool may take; the default is 5 minutes. At
+// its end the context of the call ends, and the client is answered, whether
+// the handler returns or not. It panics unless d is positive.
+func Timeout(d time.Duration) ToolOption {
+	if d <= 0 {
+		panic(fmt.Sprintf("server: Timeout(%v) leaves no time", d))
 	}
-	if name == authserver.ScopeTools || name == authserver.ScopeOffline {
-		panic(fmt.Sprintf("server: RequireScope: the scope %q is the server's own", name))
-	}
-	return func(t *registered) { t.scopes = append(t.scopes, authserver.Scope{Name: name, Description: allows}) }
+	return toolOption(func(t *registered) { t.timeout = d })
 }
 
 // registered is a tool with what the server knows about it.
@@ -71,14 +55,14 @@ type registered struct {
 	name    string
 	tool    mcp.Tool
 	handler ToolHandler
-	roles   []string           // empty: every signed-in user
-	scopes  []authserver.Scope // that a token must carry beside ScopeTools
+	access
 	input   *jsonschema.Schema // nil: the handler checks its arguments itself
+	timeout time.Duration
 }
 
 // checksItself is for the built-in tools, whose refusals are better worded
 // than those of a schema.
-func checksItself(t *registered) { t.input = nil }
+var checksItself = toolOption(func(t *registered) { t.input = nil })
 
 var toolName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 
@@ -101,15 +85,11 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 	if err != nil {
 		panic(fmt.Sprintf("server: tool %q: %v", tool.Name, err))
 	}
-	t := &registered{name: tool.Name, tool: tool, handler: h, input: schema}
+	t := &registered{name: tool.Name, tool: tool, handler: h, input: schema, timeout: defaultToolTimeout}
 	for _, opt := range opts {
-		opt(t)
+		opt.applyTool(t)
 	}
-	for _, sc := range t.scopes {
-		if err := s.auth.AddScope(sc); err != nil {
-			panic(fmt.Sprintf("server: tool %q: %v", tool.Name, err))
-		}
-	}
+	s.declare("tool", tool.Name, &t.access)
 	s.toolsMu.Lock()
 	s.tools[tool.Name] = t
 	s.toolsMu.Unlock()
@@ -117,16 +97,50 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 	s.toolsChanged(nil)
 }
 
+// AddTypedTool adds a tool whose arguments are an In and whose structured
+// content is an Out, both structs. Its input and output schemas are made from
+// these types: a field is named by its json tag, required unless that says
+// omitempty, and described by its jsonschema tag. What tool says of them is
+// replaced. h returns its result, or an error as a ToolHandler does; for what
+// the model can act on it returns a ToolError. AddTypedTool panics as AddTool
+// does, and for types that are no structs.
+func AddTypedTool[In, Out any](s *Server, tool mcp.Tool, h func(ctx context.Context, in In) (Out, error), opts ...ToolOption) {
+	if reflect.TypeFor[In]().Kind() != reflect.Struct || reflect.TypeFor[Out]().Kind() != reflect.Struct {
+		panic(fmt.Sprintf("server: tool %q: arguments and results are objects, so its types must be structs", tool.Name))
+	}
+	tool.RawInputSchema, tool.RawOutputSchema = nil, nil
+	mcp.WithInputSchema[In]()(&tool)
+	mcp.WithOutputSchema[Out]()(&tool)
+	s.AddTool(tool, func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		var in In
+		if err := req.BindArguments(&in); err != nil {
+			return mcp.NewToolResultErrorf("the arguments of %s are not as its schema says: %v", tool.Name, err), nil
+		}
+		out, err := h(ctx, in)
+		var told *ToolError
+		if errors.As(err, &told) {
+			return mcp.NewToolResultError(told.Message), nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		text, err := encode(out)
+		if err != nil {
+			return nil, fmt.Errorf("encode the result: %w", err)
+		}
+		return mcp.NewToolResultStructured(out, string(text)), nil
+	}, opts...)
+}
+
+// ToolError is a failure that the model is told, and may act on.
+type ToolError struct{ Message string }
+
+func (e *ToolError) Error() string { return e.Message }
+
 // toolsChanged tells the listening clients of those whom match accepts, nil
 // meaning everyone, that their list of tools is another.
 func (s *Server) toolsChanged(match func(*identity.Principal) bool) {
-	raw, err := newNotification(mcp.MethodNotificationToolsListChanged, nil)
-	if err == nil {
-		err = s.endpoint.Notify(match, raw)
-	}
-	if err != nil {
-		s.log.Error("change of tools not announced", "error", err)
-	}
+	s.announce(mcp.MethodNotificationToolsListChanged, nil, match)
 }
 
 func (s *Server) tool(name string) *registered {
@@ -135,7 +149,63 @@ func (s *Server) tool(name string) *registered {
 	return s.tools[name]
 }
 
-var errToolFailed = errors.New("the tool failed")
+var (
+	errToolFailed  = errors.New("the tool failed")
+	errToolTimeout = errors.New("the tool did not finish in time")
+	// errToolPanicked was logged where it happened.
+	errToolPanicked = errors.New("the tool panicked")
+)
+
+// patience is how long a handler may go on after its context has ended.
+const patience = time.Second
+
+// bounded calls a handler, for at most timeout, and outlives its panics. A
+// handler that does not heed its context is left to itself: it can hold
+// neither its client nor a shutdown.
+func bounded[T any](ctx context.Context, kind, name string, timeout time.Duration, h func(ctx context.Context) (T, error)) (T, error) {
+	type outcome struct {
+		result T
+		err    error
+	}
+	log := exchangeFrom(ctx).server.log
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errToolTimeout)
+	defer cancel()
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			if v := recover(); v != nil {
+				// The value may hold anything, a secret too; the text of a
+				// runtime error is the runtime's own.
+				what := fmt.Sprintf("%T", v)
+				if e, ok := v.(runtime.Error); ok {
+					what = e.Error()
+				}
+				log.ErrorContext(ctx, kind+" panicked", kind, name, "panic", what, "stack", string(debug.Stack()))
+				o = outcome{err: errToolPanicked}
+			}
+			done <- o
+		}()
+		o.result, o.err = h(ctx)
+	}()
+	var o outcome
+	select {
+	case o = <-done:
+	case <-ctx.Done():
+		late := time.NewTimer(patience)
+		defer late.Stop()
+		select {
+		case o = <-done:
+		case <-late.C:
+			log.ErrorContext(ctx, kind+" ignores that its context has ended and is left to itself", kind, name)
+			return o.result, context.Cause(ctx)
+		}
+	}
+	if o.err != nil && errors.Is(context.Cause(ctx), errToolTimeout) {
+		return o.result, errToolTimeout
+	}
+	return o.result, o.err
+}
 
 // call is what the engine calls.
 func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
@@ -145,15 +215,23 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 			return mcp.NewToolResultErrorf("the arguments of %s are not as its schema says: %s", t.name, fault), nil
 		}
 	}
-	result, err := t.handler(ctx, req)
+	result, err := bounded(ctx, "tool", t.name, t.timeout, func(ctx context.Context) (*mcp.CallToolResult, error) { return t.handler(ctx, req) })
 	var elicit mcp.URLElicitationRequiredError
 	var elicitPtr *mcp.URLElicitationRequiredError
 	switch {
 	case errors.As(err, &elicit), errors.As(err, &elicitPtr):
 		return nil, err // the engine knows the answer
+	case errors.As(err, new(*ParamsError)):
+		x.refuse(err)
+		return nil, err
+	case errors.Is(err, errToolTimeout):
+		x.server.log.WarnContext(ctx, "tool out of time", "tool", t.name, "after", t.timeout)
+		return mcp.NewToolResultErrorf("%s did not finish within %v", t.name, t.timeout), nil
 	case errors.Is(err, identity.ErrUnavailable):
 		x.server.log.WarnContext(ctx, "tool could not do its work", "tool", t.name, "error", err)
 		return mcp.NewToolResultErrorf("%s cannot do this right now: try again in a moment", t.name), nil
+	case errors.Is(err, errToolPanicked):
+		return nil, errToolFailed
 	case err != nil && ctx.Err() != nil:
 		return nil, context.Cause(ctx) // cancelled: nobody will read this
 	case err != nil:

@@ -470,3 +470,34 @@ func TestToolDefinitionsOnTheWire(t *testing.T) {
 		}
 	}
 }
+
+// A tool out of time is answered for, whether it heeds its context or not.
+func TestToolsHaveADeadline(t *testing.T) {
+	release := make(chan struct{})
+	strays := make(chan error, 2)
+	r := start(t, nil, func(s *server.Server) {
+		s.AddTool(mcp.NewTool("slow"), func(ctx context.Context, _ mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			<-ctx.Done()
+			return nil, fmt.Errorf("wait: %w", ctx.Err())
+		}, server.Timeout(50*time.Millisecond))
+		s.AddTool(mcp.NewTool("stubborn"), func(ctx context.Context, _ mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			<-release
+			strays <- server.Progress(ctx, 1, 2, "late")
+			return mcp.NewToolResultText("late"), nil
+		}, server.Timeout(50*time.Millisecond))
+	})
+	for era, c := range r.both(r.signIn(plainMail).Access) {
+		for _, name := range []string{"slow", "stubborn"} {
+			res, _ := c.toolWith(name, `{}`, `{"progressToken":1}`)
+			if !res.IsError || res.text() != name+" did not finish within 50ms" {
+				t.Errorf("%s: %s: %q (isError %t)", era, name, res.text(), res.IsError)
+			}
+		}
+	}
+	close(release)
+	for range 2 {
+		if err := <-strays; err == nil {
+			t.Error("a tool that was left to itself could still reach the client")
+		}
+	}
+}

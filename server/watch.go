@@ -90,14 +90,14 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 				// Not known is no change; but who was to be told is told, since
 				// nobody will say it again.
 				if told {
-					s.toolsChanged(is(subject))
+					s.listsChanged(is(subject))
 				}
 				return
 			}
 			before, known := seen[subject]
 			seen[subject] = now
 			if known && before != now || !known && told {
-				s.toolsChanged(is(subject))
+				s.listsChanged(is(subject))
 			}
 		})
 	}
@@ -107,32 +107,27 @@ func is(subject string) func(*identity.Principal) bool {
 	return func(p *identity.Principal) bool { return p != nil && p.Subject == subject }
 }
 
-// toolsOf is a text that changes when the set of a user's role tools does.
+// toolsOf is a text that changes when the set of what a user has by a role does.
 func (s *Server) toolsOf(user *identity.User) string {
 	var names []string
-	s.toolsMu.RLock()
-	for name, t := range s.tools {
-		if len(t.roles) > 0 && permits(user, t.roles) {
-			names = append(names, name)
+	s.each(func(kind, name string, a *access) {
+		if a.gated() && a.permits(user) {
+			names = append(names, kind+":"+name)
 		}
-	}
-	s.toolsMu.RUnlock()
+	})
 	slices.Sort(names)
 	return strings.Join(names, " ")
 }
 
 // organisationsMatter reports whether an organisation can give access, to the
-// server or to any of its tools.
+// server or to anything that it offers.
 func (s *Server) organisationsMatter() bool {
 	if len(s.opts.Allowed.Organizations) > 0 || slices.ContainsFunc(s.opts.Clerk.RoleRules, RoleRule.OfOrganisation) {
 		return true
 	}
-	s.toolsMu.RLock()
-	defer s.toolsMu.RUnlock()
-	for _, t := range s.tools {
-		if slices.ContainsFunc(t.roles, func(role string) bool { return strings.HasPrefix(role, "org:") }) {
-			return true
-		}
-	}
-	return false
+	matter := false
+	s.each(func(_, _ string, a *access) {
+		matter = matter || len(a.permissions) > 0 || slices.ContainsFunc(a.roles, func(role string) bool { return strings.HasPrefix(role, "org:") })
+	})
+	return matter
 }

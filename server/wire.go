@@ -63,6 +63,12 @@ func newNotification(method string, params any) ([]byte, error) {
 // rests on is the name that is called.
 type requestParams struct {
 	Name string `json:"name"`
+	URI  string `json:"uri"`
+	Ref  struct {
+		Type string `json:"type"`
+		Name string `json:"name"`
+		URI  string `json:"uri"`
+	} `json:"ref"`
 	Meta struct {
 		ProgressToken json.RawMessage `json:"progressToken"`
 	} `json:"_meta"`

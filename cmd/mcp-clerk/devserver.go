@@ -33,6 +33,8 @@ type devOptions struct {
 	Proxies      []string
 	Lives        tokenLives // zero: the server's defaults
 	Allowed      allowed
+	NoSSE        bool
+	UserRate     float64
 	Log          io.Writer
 	Logger       *slog.Logger
 }
@@ -138,6 +140,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		TrustedProxies: opts.Proxies,
 	}
 	opts.Lives.apply(&options)
+	options.NoSSE, options.UserRate = opts.NoSSE, opts.UserRate
 	d.srv, err = server.New(ctx, options)
 	if err != nil {
 		_ = clerkListener.Close()

@@ -32,6 +32,8 @@ type serveOptions struct {
 	Dev          bool
 	LogFormat    string
 	LogLevel     string
+	NoSSE        bool
+	UserRate     float64
 	Config       string
 	Admission    string
 	Hosts        []string
@@ -95,6 +97,8 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	opts.Lives.bind(f)
 	opts.Allowed.bind(f)
 	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
+	f.BoolVar(&opts.NoSSE, "no-sse", false, "do not serve the deprecated HTTP+SSE transport at /sse")
+	f.Float64Var(&opts.UserRate, "user-rate", 0, "requests a second that one user may send to the MCP endpoint; negative for no limit (default 100)")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -123,7 +127,8 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 		}
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
-			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Allowed: opts.Allowed, Log: opts.term.err, Logger: logger,
+			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Allowed: opts.Allowed,
+			NoSSE: opts.NoSSE, UserRate: opts.UserRate, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -211,6 +216,8 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		PublicURL:  publicURL,
 		DrainDelay: opts.DrainDelay,
 		Allowed:    opts.Allowed.with(env),
+		NoSSE:      opts.NoSSE,
+		UserRate:   opts.UserRate,
 		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),

@@ -85,6 +85,9 @@ type Options struct {
 	PublicURL string
 	// ResourcePath is the path of the MCP endpoint below PublicURL. Default "/mcp".
 	ResourcePath string
+	// MorePaths are further paths of the same resource, for clients of another
+	// transport: each has metadata of its own, a token is good for all.
+	MorePaths []string
 	// Keys are hex keys as ParseKeys returns them; the first one seals, all open.
 	Keys      []secret.String
 	Store     store.Store
@@ -165,7 +168,7 @@ func New(o Options) (*Server, error) {
 	if o.ResourcePath == "" {
 		o.ResourcePath = "/mcp"
 	}
-	site, err := newSite(o.PublicURL, o.ResourcePath)
+	site, err := newSite(o.PublicURL, o.ResourcePath, o.MorePaths...)
 	if err != nil {
 		faults = append(faults, err)
 	}

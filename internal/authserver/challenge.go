@@ -19,7 +19,7 @@ func (s *Server) Challenge(r *http.Request, code string, scopes ...string) strin
 	scopes = slices.DeleteFunc(slices.Clone(scopes), func(sc string) bool { return !validScope(sc) })
 	var b strings.Builder
 	b.WriteString(`Bearer resource_metadata="`)
-	b.WriteString(s.site.originFor(r) + "/.well-known/oauth-protected-resource" + s.site.path)
+	b.WriteString(s.site.originFor(r) + resourceMetadataPath + s.site.pathFor(r))
 	b.WriteString(`", scope="` + strings.Join(scopes, " ") + `"`)
 	switch code {
 	case "":

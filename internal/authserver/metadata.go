@@ -89,30 +89,41 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		IDTokenAlgs:           []string{"RS256"},
 	})
 	server := map[string][]byte{st.origin: md}
-	resource := map[string][]byte{}
 	origins := map[string]bool{st.origin: true}
 	for host := range st.aliases {
 		origins[st.scheme+"://"+host] = true
 	}
-	for origin := range origins {
-		resource[origin] = encode(resourceMetadata{
-			Resource:             origin + st.path,
-			AuthorizationServers: []string{st.issuer},
-			Scopes:               tools,
-			BearerMethods:        []string{"header"},
-			Name:                 s.opts.ServerName,
-		})
+	resource := func(path string) map[string][]byte {
+		byOrigin := map[string][]byte{}
+		for origin := range origins {
+			byOrigin[origin] = encode(resourceMetadata{
+				Resource:             origin + path,
+				AuthorizationServers: []string{st.issuer},
+				Scopes:               tools,
+				BearerMethods:        []string{"header"},
+				Name:                 s.opts.ServerName,
+			})
+		}
+		return byOrigin
 	}
-	return documents{
+	d := documents{
 		// RFC 8414 section 3.1 inserts the well-known part before the path,
 		// OpenID Connect Discovery section 4 appends it.
 		"/.well-known/oauth-authorization-server" + st.prefix: server,
 		"/.well-known/openid-configuration" + st.prefix:       server,
 		st.prefix + "/.well-known/openid-configuration":       server,
-		"/.well-known/oauth-protected-resource":               resource,
-		"/.well-known/oauth-protected-resource" + st.path:     resource,
+		resourceMetadataPath:                                  resource(st.path),
+		resourceMetadataPath + st.path:                        resource(st.path),
 	}
+	for _, path := range st.more {
+		d[resourceMetadataPath+path] = resource(path)
+	}
+	return d
 }
+
+// resourceMetadataPath is where the path of a resource is appended (RFC 9728
+// section 3.1).
+const resourceMetadataPath = "/.well-known/oauth-protected-resource"
 
 func encode(v any) []byte {
 	b, err := json.MarshalIndent(v, "", "  ")

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -17,12 +18,13 @@ import (
 type site struct {
 	origin   string // scheme://host[:port], as browsers write it
 	scheme   string
-	host     string // host[:port]
-	port     string // "" for the scheme's default
-	prefix   string // "" or "/a/b"
-	issuer   string // origin + prefix
-	resource string // issuer + path of the MCP endpoint
-	path     string // of the MCP endpoint, prefix included
+	host     string   // host[:port]
+	port     string   // "" for the scheme's default
+	prefix   string   // "" or "/a/b"
+	issuer   string   // origin + prefix
+	resource string   // issuer + path of the MCP endpoint
+	path     string   // of the MCP endpoint, prefix included
+	more     []string // further paths of the same resource, prefix included
 	loopback bool
 	aliases  map[string]bool // the loopback names of this origin with their port
 }
@@ -30,7 +32,7 @@ type site struct {
 // loopbackNames are the names under which one loopback listener is reached.
 var loopbackNames = []string{"localhost", "127.0.0.1", "[::1]"}
 
-func newSite(publicURL, resourcePath string) (site, error) {
+func newSite(publicURL, resourcePath string, more ...string) (site, error) {
 	bad := func(problem string) (site, error) {
 		return site{}, fmt.Errorf("public URL %q %s", publicURL, problem)
 	}
@@ -59,6 +61,12 @@ func newSite(publicURL, resourcePath string) (site, error) {
 	st.issuer = st.origin + prefix
 	st.path = prefix + resourcePath
 	st.resource = st.origin + st.path
+	for _, p := range more {
+		if !strings.HasPrefix(p, "/") || path.Clean(p) != p {
+			return site{}, fmt.Errorf("path %q of the MCP endpoint is not a clean absolute path", p)
+		}
+		st.more = append(st.more, prefix+p)
+	}
 	if st.loopback {
 		st.aliases = make(map[string]bool, len(loopbackNames))
 		for _, n := range loopbackNames {
@@ -104,6 +112,19 @@ func (st *site) originFor(r *http.Request) string {
 	return st.origin
 }
 
+// pathFor is the path of the resource that the client of r knows: clients hold
+// the metadata's resource against the URL they were given.
+func (st *site) pathFor(r *http.Request) string {
+	for _, p := range st.more {
+		// A proxy may have taken the prefix off.
+		if at := strings.TrimPrefix(p, st.prefix); r.URL.Path == p || r.URL.Path == at ||
+			strings.HasPrefix(r.URL.Path, p+"/") || strings.HasPrefix(r.URL.Path, at+"/") {
+			return p
+		}
+	}
+	return st.path
+}
+
 // isAlias reports a request that came in under a loopback name other than the
 // canonical one. Cookies set there would be missing at the callback.
 func (st *site) isAlias(r *http.Request) bool { return st.originFor(r) != st.origin }
@@ -114,7 +135,7 @@ var (
 )
 
 // checkResource reports whether resource names this server's MCP endpoint (RFC
-// 8707 section 2). Scheme and host are compared without case, and on loopback
+// 8707 section 2), by any of its paths. Scheme and host are compared without case, and on loopback
 // the other names of the same port and path are the same resource.
 func (st *site) checkResource(resource string) error {
 	if resource == st.resource {
@@ -128,7 +149,7 @@ func (st *site) checkResource(resource string) error {
 		return errTargetUnknown
 	}
 	host, _ := canonicalHost(u)
-	if u.Scheme != st.scheme || u.EscapedPath() != st.path || host != st.host && !st.aliases[host] {
+	if u.Scheme != st.scheme || u.EscapedPath() != st.path && !slices.Contains(st.more, u.EscapedPath()) || host != st.host && !st.aliases[host] {
 		return errTargetUnknown
 	}
 	return nil

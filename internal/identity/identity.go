@@ -101,6 +101,22 @@ func (m *Membership) grants(name string) bool {
 	return name != "" && (m.Role == name || slices.Contains(m.Permissions, name))
 }
 
+// HasPermission reports whether the user holds one of permissions
+// ("org:feature:permission") in an organisation.
+func (u *User) HasPermission(permissions ...string) bool {
+	if u == nil {
+		return false
+	}
+	for i := range u.Memberships {
+		for _, want := range permissions {
+			if slices.Contains(u.Memberships[i].Permissions, want) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 type principalKey struct{}
 
 // NewContext returns a context that carries p.

@@ -158,15 +158,20 @@ func (x *exchange) settle() {
 	}
 }
 
-// detach is called when the client of a legacy call has gone. That is no
+// away is called when the client of a legacy call has gone. That is no
 // cancellation (2025-11-25, basic/transports, Sending Messages, 6); but a call
-// nobody waits for does not go on for ever.
-func (x *exchange) detach() {
-	x.stream.mu.Lock()
-	defer x.stream.mu.Unlock()
-	x.stream.gone = true
-	if !x.done {
+// nobody waits for does not go on for ever. The stream's mutex is held.
+func (x *exchange) away() {
+	if !x.done && x.deadline == nil {
 		x.deadline = time.AfterFunc(x.server.o.DetachedTimeout, func() { x.cancel(errDetached) })
+	}
+}
+
+// back is called when the client is there again. The stream's mutex is held.
+func (x *exchange) back() {
+	if x.deadline != nil {
+		x.deadline.Stop()
+		x.deadline = nil
 	}
 }
 
@@ -285,6 +290,9 @@ func (x *exchange) notify(_ context.Context, c *Call, raw []byte) error {
 	}
 	return x.stream.eventLocked(raw)
 }
+
+// disconnect implements Call.Disconnect.
+func (x *exchange) disconnect(retry time.Duration) { x.stream.cut(retry) }
 
 // request implements Call.Request.
 func (x *exchange) request(ctx context.Context, c *Call, method string, params json.RawMessage) (json.RawMessage, error) {

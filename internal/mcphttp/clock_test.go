@@ -73,14 +73,14 @@ func startBubble(t *testing.T, handler mcphttp.Handler, change func(*mcphttp.Opt
 }
 
 // comments counts the comment lines of a stream until it ends and returns the
-// data lines.
+// data lines that carry something.
 func comments(res *http.Response) (n int, data []string) {
 	in := bufio.NewScanner(res.Body)
 	for in.Scan() {
 		switch line := in.Text(); {
 		case strings.HasPrefix(line, ":"):
 			n++
-		case strings.HasPrefix(line, "data: "):
+		case strings.HasPrefix(line, "data: ") && line != "data: ":
 			data = append(data, line[len("data: "):])
 		}
 	}

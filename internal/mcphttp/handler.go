@@ -100,6 +100,16 @@ type Call struct {
 
 	request *http.Request
 	out     outlet
+	sse     bool // over the deprecated transport
+}
+
+// Versions are the protocol revisions that this client may agree on, newest
+// first.
+func (c *Call) Versions() []string {
+	if c.sse {
+		return sseVersions
+	}
+	return SupportedVersions
 }
 
 // outlet is the call's way to its client. A nil outlet has none (the message
@@ -107,6 +117,7 @@ type Call struct {
 type outlet interface {
 	notify(ctx context.Context, c *Call, raw []byte) error
 	request(ctx context.Context, c *Call, method string, params json.RawMessage) (json.RawMessage, error)
+	disconnect(retry time.Duration)
 }
 
 // Notify sends a notification (one JSON-RPC message, without id) to the client
@@ -142,6 +153,17 @@ func (c *Call) Request(ctx context.Context, method string, params any) (json.Raw
 		return nil, fmt.Errorf("send %q: %w", method, ErrNoCapability)
 	}
 	return c.out.request(ctx, c, method, raw)
+}
+
+// Disconnect ends the client's connection but not the call, and asks the client
+// to come back for the rest after retry, so that a long call holds no
+// connection (2025-11-25, basic/transports, Sending Messages, 6). Where the
+// client could not come back (another revision, a stream shared with other
+// calls) it does nothing.
+func (c *Call) Disconnect(retry time.Duration) {
+	if c.out != nil {
+		c.out.disconnect(retry)
+	}
 }
 
 // encodeParams marshals params; raw JSON passes as it is.

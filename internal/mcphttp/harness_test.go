@@ -247,9 +247,10 @@ func modern(id, method, params string) (string, header) {
 
 // events reads a stream of server-sent events.
 type events struct {
-	t   testing.TB
-	in  *bufio.Scanner
-	res *http.Response
+	t         testing.TB
+	in        *bufio.Scanner
+	res       *http.Response
+	id, retry string // the last that came
 }
 
 func (s *server) events(res *http.Response) *events {
@@ -262,7 +263,7 @@ func (s *server) events(res *http.Response) *events {
 	}
 	in := bufio.NewScanner(res.Body)
 	in.Buffer(nil, 8<<20)
-	return &events{s.t, in, res}
+	return &events{t: s.t, in: in, res: res}
 }
 
 // next returns the data of the next event, false at the end of the stream.
@@ -272,13 +273,19 @@ func (e *events) next() (string, bool) {
 	for e.in.Scan() {
 		line := e.in.Text()
 		if line == "" {
-			if data != nil {
-				return strings.Join(data, "\n"), true
+			if text := strings.Join(data, "\n"); text != "" {
+				return text, true
 			}
-			continue
+			data = nil // an event that only has an id
 		}
 		if d, ok := strings.CutPrefix(line, "data: "); ok {
 			data = append(data, d)
+		}
+		if id, ok := strings.CutPrefix(line, "id: "); ok {
+			e.id = id
+		}
+		if retry, ok := strings.CutPrefix(line, "retry: "); ok {
+			e.retry = retry
 		}
 	}
 	return "", false

@@ -278,9 +278,9 @@ func setCORS(h http.Header, origin string) {
 }
 
 // preflight answers OPTIONS for an allowed origin.
-func preflight(w http.ResponseWriter, r *http.Request) {
+func preflight(w http.ResponseWriter, r *http.Request, methods string) {
 	h := w.Header()
-	h.Set("Access-Control-Allow-Methods", corsMethods)
+	h.Set("Access-Control-Allow-Methods", methods)
 	allowed := corsHeaders
 	for name := range strings.SplitSeq(r.Header.Get("Access-Control-Request-Headers"), ",") {
 		// Mirrored parameters and trace context have names of their own.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -165,5 +166,61 @@ func TestAccepts(t *testing.T) {
 	}
 	if j, e := accepts([]string{"application/json", "text/event-stream"}); !j || !e {
 		t.Error("two Accept headers are one list (RFC 9110 section 5.3)")
+	}
+}
+
+func FuzzParseEventID(f *testing.F) {
+	for _, id := range []string{"", ".", "cAAAAAAAAAAAAAAAA.0", "nAAAAAAAAAAAAAAAA.18446744073709551615", "cAAAAAAAAAAAAAAAA.01", "xAAAAAAAAAAAAAAAA.1"} {
+		f.Add(id)
+	}
+	f.Fuzz(func(t *testing.T, id string) {
+		name, n, ok := parseEventID(id)
+		if ok && (&replay{name: name}).id(n) != id {
+			t.Errorf("%q is read as %q, %d", id, name, n)
+		}
+	})
+}
+
+// What is kept is counted down to nothing, whichever way it goes.
+func TestReplaysAreBoundedAndForgotten(t *testing.T) {
+	rs := newReplays(time.Hour)
+	event := bytes.Repeat([]byte("x"), 10_000)
+	var dropped int
+	var all []*replay
+	for i := range 200 {
+		r := rs.open(&stream{}, owner{Session: strconv.Itoa(i)}, streamOfCall, nil)
+		all = append(all, r)
+		for range 200 {
+			r.add(func(string) []byte { return event })
+		}
+		if kept := rs.session[r.owner.Session]; kept.bytes > replayPerSession || len(r.events) < 90 {
+			t.Fatalf("session %d keeps %d bytes, %d events", i, kept.bytes, len(r.events))
+		}
+		if rs.all.bytes > replayInAll {
+			t.Fatalf("%d bytes kept", rs.all.bytes)
+		}
+	}
+	if b, err := all[199].since(199, true); err != nil || len(b) != len(event) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	if _, err := all[0].since(199, true); err == nil {
+		t.Error("the response of the oldest is gone and nobody is told")
+	}
+	for range 20 {
+		r := rs.open(&stream{}, owner{Session: "one"}, streamForNews, nil)
+		r.park(func() { dropped++ })
+	}
+	if dropped != 20-maxParkedSession {
+		t.Errorf("%d parked streams of a session were dropped", dropped)
+	}
+	rs.endSession("one")
+	if dropped != 20 {
+		t.Errorf("%d were dropped in the end", dropped)
+	}
+	for _, r := range all {
+		r.close()
+	}
+	if rs.all.bytes != 0 || rs.all.events.Len() != 0 || len(rs.streams) != 0 || len(rs.session) != 0 || rs.parked.Len() != 0 {
+		t.Errorf("left: %d bytes, %d streams, %d sessions", rs.all.bytes, len(rs.streams), len(rs.session))
 	}
 }

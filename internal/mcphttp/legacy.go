@@ -28,11 +28,20 @@ func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.
 			return
 		}
 		st := newStream(s, w, true, true)
+		st.resumable(s, ownerOf(session, p), session, nil)
+		over := make(chan struct{})
+		st.over = over
 		st.keepAwake()
 		ctx, x, stop := s.legacyExchange(r, p, session, st, m)
-		defer stop()
 		x.call.LogLevel = record.LogLevel
-		s.serve(ctx, r, x, nil)
+		// The call may outlive its connection.
+		s.stay()
+		go func() {
+			defer s.leave()
+			defer stop()
+			s.serve(ctx, r, x, nil)
+		}()
+		st.hold(r, 0, over)
 		return
 	}
 	if s.fromClient(r, ownerOf(session, p), m) {
@@ -61,8 +70,29 @@ func (s *Server) legacyExchange(r *http.Request, p *identity.Principal, session 
 	x := &exchange{stream: st, server: s, cancel: cancel}
 	x.call = Call{Message: m, Version: session.Version, Session: session, request: r, out: x}
 	x.key = callKey{ownerOf(session, p), jsonrpc.IDKey(m.ID)}
-	gone := context.AfterFunc(r.Context(), x.detach)
-	return ctx, x, func() { gone(); cancel(nil) }
+	st.away, st.back = x.away, x.back
+	return ctx, x, func() { cancel(nil) }
+}
+
+// resumable lets the client of a session come back to st for what it missed.
+func (st *stream) resumable(s *Server, o owner, session *Session, news *listener) {
+	kind := byte(streamOfCall)
+	if news != nil {
+		kind = streamForNews
+	}
+	st.open = func(st *stream) *replay { return s.replays.open(st, o, kind, news) }
+	// Clients of the revisions before take an event without data for a message.
+	st.prime = session.Version == latestLegacy
+}
+
+// hold keeps the request of connection number turn until the stream is done
+// with it or the client has gone.
+func (st *stream) hold(r *http.Request, turn int, over <-chan struct{}) {
+	select {
+	case <-over:
+	case <-r.Context().Done():
+		st.leave(turn)
+	}
 }
 
 // session opens the session of the request and reads its record, or answers
@@ -188,6 +218,7 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 	st := newStream(s, w, true, true)
 	if requests {
 		st.keepAwake()
+		defer context.AfterFunc(r.Context(), st.lost)()
 	}
 	var responses [][]byte
 	for i, m := range messages {
@@ -256,15 +287,76 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, p *identity.Princip
 	if !ok {
 		return
 	}
+	for _, id := range r.Header[hdrLastID] {
+		if id != "" && s.resume(w, r, ownerOf(session, p), id) {
+			return
+		}
+	}
 	l := newListener(p)
 	l.session = session
-	s.listeners.add(l)
-	defer s.listeners.remove(l)
 	st := newStream(s, w, false, true)
-	defer st.end()
+	st.resumable(s, ownerOf(session, p), session, l)
+	over := make(chan struct{})
+	st.over = over
+	s.listeners.add(l)
 	if st.begin() == nil {
-		s.listen(r, l, st)
+		s.news(r, l, st, 0, over)
+	} else {
+		s.listeners.remove(l)
+		st.end()
 	}
+}
+
+// resume serves the rest of the stream that an event id names. It returns false
+// for a GET that may as well begin a new stream: what it missed was only that
+// something is to be read again.
+func (s *Server) resume(w http.ResponseWriter, r *http.Request, o owner, id string) bool {
+	name, n, ok := parseEventID(id)
+	if !ok {
+		refuse(w, http.StatusBadRequest, nil, jsonrpc.CodeInvalidRequest, "Last-Event-ID is no id of this server")
+		return true
+	}
+	rep, err := s.replays.find(o, name)
+	var turn int
+	var over <-chan struct{}
+	if err == nil {
+		turn, over, err = rep.stream.resume(w, n)
+	}
+	switch {
+	case err != nil && name[0] == streamForNews:
+		return false
+	case err != nil:
+		refuse(w, http.StatusBadRequest, nil, jsonrpc.CodeInvalidRequest, err.Error())
+	case rep.news != nil:
+		s.news(r, rep.news, rep.stream, turn, over)
+	default:
+		rep.stream.hold(r, turn, over)
+	}
+	return true
+}
+
+// news serves the GET stream st of l on connection number turn.
+func (s *Server) news(r *http.Request, l *listener, st *stream, turn int, over <-chan struct{}) {
+	l.running.Lock() // an earlier connection may not have noticed yet
+	defer l.running.Unlock()
+	s.listeners.present(l, identity.FromContext(r.Context()))
+	s.listen(r, l, st, over)
+	select {
+	case <-s.quit:
+	default:
+		if l.isOver() {
+			break
+		}
+		// The client has gone, its token has expired, or it is on another
+		// connection already. It may come back for what happens meanwhile.
+		if st.leave(turn) {
+			s.listeners.absent(l)
+			st.replay.park(func() { s.listeners.remove(l) })
+		}
+		return
+	}
+	s.listeners.remove(l)
+	st.end()
 }
 
 // delete ends a session.
@@ -288,6 +380,7 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, p *identity.Prin
 	}
 	s.cancelSession(session.ID)
 	s.listeners.endSession(session.ID)
+	s.replays.endSession(session.ID)
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
@@ -22,11 +23,14 @@ const (
 // listener is one open stream for changes: a modern subscription or the GET
 // stream of a legacy session.
 type listener struct {
-	principal *identity.Principal
-	session   *Session        // legacy
-	id        json.RawMessage // modern: id of the request, which is the subscription's
-	filter    Filter          // modern
-	wake      chan struct{}   // has one element when queue or over changed
+	principal *identity.Principal          // guarded by listeners.mu
+	away      bool                         // legacy: its client has no connection; guarded by listeners.mu
+	session   *Session                     // legacy
+	id        json.RawMessage              // modern: id of the request, which is the subscription's
+	filter    Filter                       // modern
+	wake      chan struct{}                // has one element when queue or over changed
+	running   sync.Mutex                   // legacy: held by the request that serves it
+	newer     atomic.Pointer[http.Request] // HTTP+SSE: one with a newer token of the same grant
 
 	mu    sync.Mutex
 	queue []*notice
@@ -70,6 +74,12 @@ func (l *listener) finish() {
 	defer l.mu.Unlock()
 	l.over = true
 	l.signal()
+}
+
+func (l *listener) isOver() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.over
 }
 
 func (l *listener) signal() {
@@ -146,6 +156,19 @@ func (ls *listeners) remove(l *listener) {
 	}
 }
 
+// present notes that the client of l has a connection, with the token of p.
+func (ls *listeners) present(l *listener, p *identity.Principal) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l.principal, l.away = p, false
+}
+
+func (ls *listeners) absent(l *listener) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l.away = true
+}
+
 func (ls *listeners) endSession(id string) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -154,7 +177,7 @@ func (ls *listeners) endSession(id string) {
 	}
 }
 
-// Notify sends a notification (list_changed, resources/updated) to every open
+// Notify sends a notification (list_changed, resources/updated) to every
 // listening stream whose principal matches and whose client asked for it: each
 // modern subscription with its subscriptionId, and one GET stream of each
 // legacy session (no message goes out on two of them: 2025-11-25,
@@ -182,7 +205,7 @@ func (s *Server) Notify(match func(*identity.Principal) bool, raw []byte) error 
 		}
 	}
 	for _, streams := range s.listeners.legacy {
-		if l := streams[len(streams)-1]; match(l.principal) {
+		if l := newest(streams); match(l.principal) {
 			l.put(n)
 		}
 	}
@@ -206,6 +229,17 @@ func (s *Server) EndStreams(match func(*identity.Principal) bool) {
 			}
 		}
 	}
+}
+
+// newest is the stream that a session's notifications go to: the newest that
+// has a connection or, where none has, that may come back.
+func newest(streams []*listener) *listener {
+	for _, l := range slices.Backward(streams) {
+		if !l.away {
+			return l
+		}
+	}
+	return streams[len(streams)-1]
 }
 
 // Listening returns the subjects that have a listening stream open here, each
@@ -235,13 +269,16 @@ func (s *Server) Listening() []string {
 }
 
 // listen writes what l gets to st until one side ends it. It returns true when
-// the server did, and the client may be told.
-func (s *Server) listen(r *http.Request, l *listener, st *stream) bool {
+// the server did, and the client may be told. over, which may be nil, ends it
+// as the client does.
+func (s *Server) listen(r *http.Request, l *listener, st *stream, over <-chan struct{}) bool {
 	tick := time.NewTicker(s.o.KeepAlive)
 	defer tick.Stop()
 	for {
 		select {
 		case <-r.Context().Done():
+			return false
+		case <-over:
 			return false
 		case <-s.quit:
 			return true
@@ -253,13 +290,13 @@ func (s *Server) listen(r *http.Request, l *listener, st *stream) bool {
 				return false
 			}
 		case <-l.wake:
-			queue, over := l.take()
+			queue, full := l.take()
 			for _, n := range queue {
 				if raw := s.addressed(r, l, n); raw != nil && st.event(raw) != nil {
 					return false
 				}
 			}
-			if over {
+			if full {
 				return true
 			}
 		}
@@ -269,16 +306,20 @@ func (s *Server) listen(r *http.Request, l *listener, st *stream) bool {
 // mayListen reports whether the stream may go on: it does not outlive its
 // token, its grant or its session.
 func (s *Server) mayListen(r *http.Request, l *listener) bool {
+	if newer := l.newer.Load(); newer != nil {
+		r = newer
+	}
 	if l.session != nil {
 		record, err := s.records.get(r.Context(), l.session.ID)
 		if err == nil && record.Closed || !s.now().Before(l.session.Expires) {
 			return false
 		}
 	}
-	if l.principal == nil {
+	p := identity.FromContext(r.Context())
+	if p == nil {
 		return true
 	}
-	if !l.principal.Expires.IsZero() && !s.now().Before(l.principal.Expires) {
+	if !p.Expires.IsZero() && !s.now().Before(p.Expires) {
 		return false
 	}
 	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -380,7 +421,7 @@ func (s *Server) subscription(w http.ResponseWriter, r *http.Request, call *Call
 		Meta          json.RawMessage `json:"_meta"`
 		Notifications Filter          `json:"notifications"`
 	}{subscribed, want})
-	if x.stream.event(ack) != nil || !s.listen(r, l, x.stream) {
+	if x.stream.event(ack) != nil || !s.listen(r, l, x.stream, nil) {
 		x.stream.end()
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 )
 
@@ -53,11 +54,20 @@ type Options struct {
 	MaxBody   int64 // bytes of a request body; default 4 MiB
 	MaxResult int   // bytes of a response message; default 64 MiB
 
+	// UserRate is what one user may send; default 100 requests a second, 2,000 at once.
+	UserRate Rate
+	// AddressRate is what one address (an IPv6 /64) may send without a valid
+	// token; default 20 requests a second, 500 at once, and for loopback more.
+	AddressRate Rate
+	// ClientAddr says whom to count a request against; nil: the peer of the
+	// connection.
+	ClientAddr func(*http.Request) netip.Addr
+
 	SessionTTL      time.Duration // life of a session id; default 7 days
 	KeepAlive       time.Duration // silence on a stream before a comment is sent; default 15 s
 	ReadTimeout     time.Duration // for a request body; default 30 s
 	WriteTimeout    time.Duration // for one write to a client that does not read; default 60 s
-	DetachedTimeout time.Duration // how long a legacy call goes on after its client went; default 2 min
+	DetachedTimeout time.Duration // how long a legacy call goes on after its client went, and its stream is kept for it; default 2 min
 
 	Logger *slog.Logger     // default: discards
 	Now    func() time.Time // default: time.Now

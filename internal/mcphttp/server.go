@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,7 +17,8 @@ import (
 )
 
 // Server is the MCP endpoint. It is an http.Handler for exactly one URL; the
-// caller mounts it, no path is looked at here.
+// caller mounts it, no path is looked at here. The deprecated transport beside
+// it has handlers of its own, see SSE.
 type Server struct {
 	o         Options
 	log       *slog.Logger
@@ -25,6 +28,10 @@ type Server struct {
 	callers   *callers
 	secrets   secretWarner
 	listeners listeners
+	replays   *replays
+	sse       sseConns
+	users     limiter[string]
+	addresses limiter[netip.Prefix]
 	unhook    func()        // ends the mailbox subscription
 	quit      chan struct{} // closed when a shutdown begins
 
@@ -75,6 +82,8 @@ func New(o Options) (*Server, error) {
 		unhook:    func() {},
 	}
 	s.listeners.init()
+	s.sse.open = map[string]*sseConn{}
+	s.replays = newReplays(o.DetachedTimeout)
 	s.secrets.warn = func(name string) {
 		s.log.Warn("a client sends a header that looks like a secret of the server; it is ignored, and should be removed from that client's configuration", "header", name)
 	}
@@ -96,6 +105,12 @@ func (o *Options) setDefaults() {
 	setDefault(&o.ReadTimeout, 30*time.Second)
 	setDefault(&o.WriteTimeout, time.Minute)
 	setDefault(&o.DetachedTimeout, 2*time.Minute)
+	if o.UserRate == (Rate{}) {
+		o.UserRate = defaultUserRate
+	}
+	if o.AddressRate == (Rate{}) {
+		o.AddressRate = defaultAddressRate
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -116,6 +131,21 @@ func setDefault[T int | int64 | time.Duration](v *T, d T) {
 // ServeHTTP implements http.Handler. The checks go from cheap to costly, and
 // nothing of a request is believed before its origin and its token were.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.guard(w, r, corsMethods, func(w http.ResponseWriter, r *http.Request, p *identity.Principal) {
+		switch r.Method {
+		case http.MethodPost:
+			s.post(w, r, p)
+		case http.MethodGet:
+			s.get(w, r, p)
+		case http.MethodDelete:
+			s.delete(w, r, p)
+		}
+	})
+}
+
+// guard hands a request to serve if its method is one of methods and it passes
+// all that is checked for every endpoint.
+func (s *Server) guard(w http.ResponseWriter, r *http.Request, methods string, serve func(http.ResponseWriter, *http.Request, *identity.Principal)) {
 	s.limitBody(w, r)
 	if !s.callers.allowsHost(r) {
 		refuse(w, http.StatusForbidden, nil, jsonrpc.CodeInvalidRequest, "this server is not known under the name in the Host header")
@@ -130,14 +160,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		setCORS(w.Header(), origins[0])
 	}
-	switch r.Method {
-	case http.MethodOptions:
-		preflight(w, r)
-		return
-	case http.MethodPost, http.MethodGet, http.MethodDelete:
-	default:
-		w.Header().Set("Allow", corsMethods)
+	if !slices.Contains(strings.Split(methods, ", "), r.Method) {
+		w.Header().Set("Allow", methods)
 		refuse(w, http.StatusMethodNotAllowed, nil, jsonrpc.CodeInvalidRequest, "method not allowed")
+		return
+	}
+	if r.Method == http.MethodOptions {
+		preflight(w, r, methods)
 		return
 	}
 	if !s.enter() {
@@ -155,14 +184,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if p != nil {
 		r = r.WithContext(identity.NewContext(r.Context(), p))
 	}
-	switch r.Method {
-	case http.MethodPost:
-		s.post(w, r, p)
-	case http.MethodGet:
-		s.get(w, r, p)
-	case http.MethodDelete:
-		s.delete(w, r, p)
-	}
+	serve(w, r, p)
 }
 
 // refuse answers a request that gets no further. id is nil where it is not
@@ -179,6 +201,9 @@ const maxToken = 16 << 10
 // request and returns false. A nil principal with true is an anonymous caller.
 func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity.Principal, bool) {
 	challenge := func(status int, code, message string) (*identity.Principal, bool) {
+		if !s.allowAddress(w, r) {
+			return nil, false
+		}
 		w.Header().Set("WWW-Authenticate", s.o.Challenge(r, code, nil))
 		refuse(w, status, nil, jsonrpc.CodeInvalidRequest, message)
 		return nil, false
@@ -190,7 +215,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity
 	switch len(values) {
 	case 0:
 		if s.o.Anonymous {
-			return nil, true
+			return nil, s.allowAddress(w, r)
 		}
 		return challenge(http.StatusUnauthorized, "", "sign in first")
 	case 1:
@@ -208,7 +233,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity
 	p, err := s.o.Verifier.Verify(r.Context(), token)
 	switch {
 	case err == nil && p != nil:
-		return p, true
+		return p, s.allowUser(w, p)
 	case err == nil || errors.Is(err, identity.ErrInvalidToken):
 		return challenge(http.StatusUnauthorized, "invalid_token", "the token is not valid")
 	}
@@ -245,6 +270,13 @@ func (s *Server) enter() bool {
 	}
 	s.active++
 	return true
+}
+
+// stay counts one more as inside, for work that outlives its request.
+func (s *Server) stay() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.active++
 }
 
 func (s *Server) leave() {

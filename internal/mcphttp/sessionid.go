@@ -29,13 +29,18 @@ const (
 	modernVersion = "2026-07-28"
 	latestLegacy  = "2025-11-25"
 	batchVersion  = "2025-03-26" // the only one with JSON-RPC batches
+	sseVersion    = "2024-11-05" // the only one with HTTP+SSE
 )
 
-var legacyVersions = []string{"2024-11-05", batchVersion, "2025-06-18", latestLegacy}
+var legacyVersions = []string{sseVersion, batchVersion, "2025-06-18", latestLegacy}
 
 // SupportedVersions are the protocol revisions served on the endpoint, newest
 // first, as UnsupportedProtocolVersionError lists them.
 var SupportedVersions = []string{modernVersion, latestLegacy, "2025-06-18", batchVersion}
+
+// sseVersions are the revisions served over HTTP+SSE: that which has it, and
+// those after it whose clients may still use it.
+var sseVersions = []string{latestLegacy, "2025-06-18", batchVersion, sseVersion}
 
 func isLegacy(version string) bool { return slices.Contains(legacyVersions, version) }
 

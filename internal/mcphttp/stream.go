@@ -3,6 +3,7 @@ package mcphttp
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"sync"
@@ -31,6 +32,10 @@ type stream struct {
 	takesJSON    bool
 	takesEvents  bool
 
+	// Of a legacy stream whose client may come back for what it missed:
+	open  func(*stream) *replay // begins to keep the events; nil: not such a stream
+	prime bool                  // an event without data goes first, for its id (2025-11-25)
+
 	mu     sync.Mutex
 	w      http.ResponseWriter
 	rc     *http.ResponseController
@@ -39,6 +44,11 @@ type stream struct {
 	gone   bool // the client is not there any more
 	busy   bool // something was sent since the last tick
 	ticker *time.Timer
+	replay *replay       // set when the stream begins
+	turn   int           // counts the connections it had
+	over   chan struct{} // closed when the present connection has nothing more to do; may be nil
+	away   func()        // called, with mu held, when the client goes; may be nil
+	back   func()        // and when it is back
 }
 
 func newStream(s *Server, w http.ResponseWriter, json, events bool) *stream {
@@ -105,12 +115,29 @@ func (st *stream) beginLocked() {
 		return
 	}
 	st.begun = true
+	st.headLocked()
+	if st.open == nil {
+		return
+	}
+	st.replay = st.open(st)
+	if st.prime {
+		_, _ = st.w.Write(primer(st.replay.id(0), retryHint)) // what is gone shows at the next write
+	}
+}
+
+func (st *stream) headLocked() {
 	h := st.w.Header()
 	h["Content-Type"] = valueEvents
 	h["Cache-Control"] = valueNoCache
 	h["X-Accel-Buffering"] = valueNo
 	h["X-Content-Type-Options"] = valueNosniff
 	st.w.WriteHeader(http.StatusOK)
+}
+
+// primer is an event without data: an id to come back with, and how long to
+// wait before that (2025-11-25, basic/transports, Sending Messages, 6).
+func primer(id string, retry time.Duration) []byte {
+	return fmt.Appendf(nil, "id: %s\nretry: %d\ndata: \n\n", id, retry.Milliseconds())
 }
 
 // event sends one message as an event, opening the event stream if need be.
@@ -122,7 +149,8 @@ func (st *stream) event(raw []byte) error {
 }
 
 func (st *stream) eventLocked(raw []byte) error {
-	if st.ended || st.gone || !st.takesEvents {
+	// Who has an id of this stream may come back for what is sent meanwhile.
+	if st.ended || st.gone && st.replay == nil || !st.takesEvents {
 		return ErrStreamClosed
 	}
 	st.beginLocked()
@@ -132,11 +160,25 @@ func (st *stream) eventLocked(raw []byte) error {
 func (st *stream) writeEventLocked(raw []byte) error {
 	line := oneLine(raw)
 	st.busy = true
-	buf := make([]byte, 0, len("event: message\ndata: \n\n")+len(line))
-	buf = append(buf, "event: message\ndata: "...)
+	if st.replay == nil {
+		return st.writeLocked(eventBytes("", line))
+	}
+	buf := st.replay.add(func(id string) []byte { return eventBytes(id, line) })
+	if !st.gone {
+		_ = st.writeLocked(buf) // what did not get through is kept
+	}
+	return nil
+}
+
+func eventBytes(id string, line []byte) []byte {
+	buf := make([]byte, 0, len("event: message\nid: \ndata: \n\n")+len(id)+len(line))
+	buf = append(buf, "event: message\n"...)
+	if id != "" {
+		buf = append(append(append(buf, "id: "...), id...), '\n')
+	}
+	buf = append(buf, "data: "...)
 	buf = append(buf, line...)
-	buf = append(buf, "\n\n"...)
-	return st.writeLocked(buf)
+	return append(buf, "\n\n"...)
 }
 
 // writeLocked writes and flushes; a client that takes nothing for writeTimeout
@@ -145,12 +187,12 @@ func (st *stream) writeLocked(b []byte) error {
 	_ = st.rc.SetWriteDeadline(time.Now().Add(st.writeTimeout)) // best effort: not every writer has one
 	if len(b) > 0 {
 		if _, err := st.w.Write(b); err != nil {
-			st.gone = true
+			st.lostLocked()
 			return ErrStreamClosed
 		}
 	}
 	if err := st.rc.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		st.gone = true
+		st.lostLocked()
 		return ErrStreamClosed
 	}
 	return nil
@@ -164,8 +206,8 @@ func (st *stream) finish(status int, batch bool, bodies ...[]byte) {
 	if st.ended {
 		return
 	}
-	st.stopLocked()
-	if st.gone {
+	defer st.stopLocked()
+	if st.gone && st.replay == nil {
 		return
 	}
 	if st.begun || status == http.StatusOK && !st.takesJSON {
@@ -174,6 +216,9 @@ func (st *stream) finish(status int, batch bool, bodies ...[]byte) {
 			if st.writeEventLocked(body) != nil {
 				return
 			}
+		}
+		if st.replay != nil {
+			st.replay.park(nil) // that it was written does not mean that it arrived
 		}
 		return
 	}
@@ -192,10 +237,11 @@ func (st *stream) abandon() {
 	if st.ended {
 		return
 	}
-	st.stopLocked()
+	defer st.stopLocked()
 	if !st.gone {
 		st.beginLocked()
 	}
+	st.forgetLocked()
 }
 
 // end ends a stream whose last event has been sent.
@@ -203,6 +249,7 @@ func (st *stream) end() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.stopLocked()
+	st.forgetLocked()
 }
 
 func (st *stream) stopLocked() {
@@ -210,13 +257,108 @@ func (st *stream) stopLocked() {
 	if st.ticker != nil {
 		st.ticker.Stop()
 	}
+	st.releaseLocked()
+	// What is kept of the stream for a while must not keep its request.
+	st.w, st.rc, st.open, st.away, st.back = nil, nil, nil, nil, nil
+}
+
+// forgetLocked gives up what is kept of the stream: nothing follows.
+func (st *stream) forgetLocked() {
+	if st.replay != nil {
+		st.replay.close()
+	}
+}
+
+// releaseLocked lets the request go whose connection the stream has.
+func (st *stream) releaseLocked() {
+	if st.over != nil {
+		close(st.over)
+		st.over = nil
+	}
+}
+
+// lostLocked notes that the client is not there any more.
+func (st *stream) lostLocked() {
+	if st.gone {
+		return
+	}
+	st.gone = true
+	if st.away != nil {
+		st.away()
+	}
+}
+
+func (st *stream) lost() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.lostLocked()
+}
+
+// leave is called when the connection number turn has ended. It reports whether
+// the stream was still on it.
+func (st *stream) leave(turn int) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.turn != turn {
+		return false
+	}
+	st.lostLocked()
+	st.w, st.rc, st.over = nil, nil, nil
+	return true
+}
+
+// cut ends the connection but not the stream, and asks the client to come back
+// after retry. It does nothing to a stream that cannot be resumed.
+func (st *stream) cut(retry time.Duration) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.ended || st.gone || !st.prime || st.over == nil {
+		return
+	}
+	st.beginLocked()
+	if st.writeLocked(fmt.Appendf(nil, "retry: %d\n\n", retry.Milliseconds())) != nil {
+		return
+	}
+	st.lostLocked()
+	st.releaseLocked()
+}
+
+// resume puts the stream on the connection of another request, from which it
+// is taken when over is closed, and sends the events after number n. The error
+// is errNotKept, with nothing written.
+func (st *stream) resume(w http.ResponseWriter, n uint64) (turn int, over <-chan struct{}, err error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.replay == nil || !st.ended && !st.replay.unpark() {
+		return 0, nil, errNotKept
+	}
+	missed, err := st.replay.since(n, st.ended)
+	if err != nil {
+		return 0, nil, err
+	}
+	st.releaseLocked() // a connection that nobody told us has ended
+	st.w, st.rc, st.gone = w, http.NewResponseController(w), false
+	st.turn++
+	st.over = make(chan struct{})
+	over = st.over
+	st.headLocked()
+	if st.back != nil && !st.ended {
+		st.back()
+	}
+	_ = st.writeLocked(missed) // who has gone again may come again
+	if st.ended {
+		st.releaseLocked()
+	} else if st.ticker != nil {
+		st.ticker.Reset(st.keepAlive)
+	}
+	return st.turn, over, nil
 }
 
 // header lets set change the response headers, if they are not out.
 func (st *stream) header(set func(http.Header)) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if !st.begun && !st.gone {
+	if !st.begun && !st.gone && !st.ended {
 		set(st.w.Header())
 	}
 }

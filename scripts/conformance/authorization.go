@@ -73,7 +73,7 @@ func authorization(ctx context.Context, b *bench) (found []scenario, err error) 
 	return found, nil
 }
 
-// process is a running "serve --dev".
+// process is a running "serve --dev", or the server with the suite's fixtures.
 type process struct {
 	cmd *exec.Cmd
 	url string
@@ -82,8 +82,14 @@ type process struct {
 
 // startServer starts the program under test and waits until it listens.
 func startServer(ctx context.Context, b *bench) (*process, error) {
+	return startProgram(ctx, b, b.program, "serve")
+}
+
+// startProgram starts a program that takes the flags of "serve --dev".
+func startProgram(ctx context.Context, b *bench, program string, args ...string) (*process, error) {
+	args = append(args, "--dev", "--addr", "127.0.0.1:0", "--data-dir", filepath.Join(b.dir, "data"))
 	p := &process{
-		cmd: exec.CommandContext(ctx, b.program, "serve", "--dev", "--addr", "127.0.0.1:0", "--data-dir", filepath.Join(b.dir, "data")), //nolint:gosec // to run it is the point
+		cmd: exec.CommandContext(ctx, program, args...), //nolint:gosec // to run it is the point
 		log: make(chan []byte, 1),
 	}
 	stderr, err := p.cmd.StderrPipe()

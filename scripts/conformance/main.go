@@ -2,7 +2,7 @@
 // mcp-clerk and fails on everything but success, warnings and zero scenarios
 // included:
 //
-//	go run ./scripts/conformance [-bin PROGRAM] authorization
+//	go run ./scripts/conformance [-bin PROGRAM] authorization server-2025-11-25 server-2026-07-28
 //
 // The suite and the Node that it needs come from npm, pinned by
 // package-lock.json in this directory with the hash of each package; they are
@@ -33,7 +33,9 @@ import (
 
 // parts are the parts of the suite, by the name of the suite's own command.
 var parts = map[string]func(context.Context, *bench) ([]scenario, error){
-	"authorization": authorization,
+	"authorization":     authorization,
+	"server-2025-11-25": serverScenarios("2025-11-25"),
+	"server-2026-07-28": serverScenarios("2026-07-28"),
 }
 
 // bench is what a part needs: the program under test, the suite, and a
@@ -63,7 +65,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if flags.NArg() == 0 {
-		return errors.New("name the parts to run: authorization")
+		return errors.New("name the parts to run: authorization, server-2025-11-25, server-2026-07-28")
 	}
 	for _, name := range flags.Args() {
 		if parts[name] == nil {

@@ -150,6 +150,35 @@ func (s suite) scenarios(ctx context.Context, part string) ([]string, error) {
 	return names, nil
 }
 
+// required returns the server scenarios that a revision requires, and those
+// that it lists without scoring them, by the file that the suite reads for
+// --requirements.
+func (s suite) required(revision string) ([]string, error) {
+	data, err := os.ReadFile(filepath.Join(filepath.Dir(s.entry), "..", "requirements", revision+".yaml"))
+	if err != nil {
+		return nil, fmt.Errorf("read the requirements: %w", err)
+	}
+	var names []string
+	section, unscored := "", ""
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimRight(line, "\r\n")
+		switch {
+		case line != "" && line[0] != ' ' && line[0] != '#':
+			section = line
+		case section == "server:" && strings.HasPrefix(line, "  - "):
+			names = append(names, strings.TrimSpace(line[len("  - "):]))
+		case section == "not_scored:" && strings.HasPrefix(line, "  - scenario: "):
+			unscored = strings.TrimSpace(line[len("  - scenario: "):])
+		case section == "not_scored:" && strings.TrimSpace(line) == "leg: server":
+			names = append(names, unscored)
+		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("the requirements of %s name no server scenario", revision)
+	}
+	return names, nil
+}
+
 // results reads what the suite wrote below dir, a directory for each scenario
 // with the scenario's name in its own, and reports any of names that is not
 // there.

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
+)
+
+// serverScenarios returns the part that runs the scenarios which a revision
+// requires, with those that it lists without scoring them, against the server
+// with the suite's fixtures. The suite knows no sign-in there: a proxy between
+// the two has signed in and adds the token.
+func serverScenarios(revision string) func(context.Context, *bench) ([]scenario, error) {
+	return func(ctx context.Context, b *bench) (found []scenario, err error) {
+		program := filepath.Join(b.dir, "conformance-server")
+		build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/mcp-clerk/mcp-clerk/scripts/conformance-server") //nolint:gosec // a path of ours
+		if text, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("build the server: %w\n%s", err, text)
+		}
+		srv, err := startProgram(ctx, b, program)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, srv.stop()) }()
+		token, err := signIn(ctx, b, srv.url)
+		if err != nil {
+			return nil, err
+		}
+		front, stop, err := startProxy(ctx, srv.url, token)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+		names, err := b.suite.required(revision)
+		if err != nil {
+			return nil, err
+		}
+		out := filepath.Join(b.dir, "results")
+		cmd := b.suite.command(ctx, "server", "--url", front+"/mcp", "--requirements", revision, "--output-dir", out)
+		text, runErr := cmd.CombinedOutput()
+		// Its exit code says less than its results.
+		if found, err = results(out, names); err != nil {
+			return found, errors.Join(err, runErr, errors.New(string(text)))
+		}
+		// The tasks extension is not served.
+		return slices.DeleteFunc(found, func(s scenario) bool { return strings.HasPrefix(s.Name, "tasks-") }), nil
+	}
+}
+
+// signIn registers a client and signs a person in (RFC 6749 section 4.1, RFC
+// 7636).
+func signIn(ctx context.Context, b *bench, issuer string) (token string, err error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("listen for the callback: %w", err)
+	}
+	codes := make(chan string, 1)
+	callback := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case codes <- r.URL.Query().Get("code"):
+		default: // it is called once; what else comes is not it
+		}
+	})}
+	done := make(chan error, 1)
+	go func() { done <- callback.Serve(l) }()
+	defer func() {
+		err = errors.Join(err, callback.Close())
+		if e := <-done; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
+	}()
+	redirect := "http://" + l.Addr().String() + "/callback"
+	client, err := register(ctx, issuer, redirect)
+	if err != nil {
+		return "", err
+	}
+	verifier := rand.Text() + rand.Text()
+	sum := sha256.Sum256([]byte(verifier))
+	query := url.Values{
+		"response_type": {"code"}, "client_id": {client}, "redirect_uri": {redirect}, "state": {rand.Text()},
+		"code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"},
+		"resource": {issuer + "/mcp"}, "scope": {"mcp:tools"},
+	}
+	p := devclerk.NewPerson("member@example.com", func(pressed string) { fmt.Fprintf(b.log, "pressed %q\n", pressed) })
+	if err := p.Walk(ctx, issuer+"/authorize?"+query.Encode()); err != nil {
+		return "", fmt.Errorf("approve: %w", err)
+	}
+	var code string
+	select {
+	case code = <-codes:
+	default:
+	}
+	if code == "" {
+		return "", errors.New("the sign-in gave no code")
+	}
+	form := url.Values{
+		"grant_type": {"authorization_code"}, "code": {code}, "client_id": {client}, "redirect_uri": {redirect},
+		"code_verifier": {verifier}, "resource": {issuer + "/mcp"},
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, issuer+"/token", strings.NewReader(form.Encode()))
+	if err != nil {
+		return "", fmt.Errorf("ask for a token: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
+	if err != nil {
+		return "", fmt.Errorf("ask for a token: %w", err)
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Token string `json:"access_token"`
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err == nil {
+		err = json.Unmarshal(data, &answer)
+	}
+	if err != nil || answer.Token == "" {
+		return "", errors.Join(fmt.Errorf("ask for a token: %s", resp.Status), err)
+	}
+	return answer.Token, nil
+}
+
+// startProxy passes everything on to target as it is, with the token added.
+func startProxy(ctx context.Context, target, token string) (at string, stop func() error, err error) {
+	to, err := url.Parse(target)
+	if err != nil {
+		return "", nil, fmt.Errorf("read the server's URL: %w", err)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, fmt.Errorf("listen for the proxy: %w", err)
+	}
+	front := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: &httputil.ReverseProxy{
+		FlushInterval: -1, // streams go through event by event
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(to)
+			r.Out.Host = r.In.Host // the scenarios try false ones
+			r.Out.Header.Set("Authorization", "Bearer "+token)
+		},
+		// The suite hangs up on a stream when it has what it wants. Its HTTP
+		// client may by then have given the connection to the next request.
+		ModifyResponse: func(resp *http.Response) error {
+			if resp.Header.Get("Content-Type") == "text/event-stream" {
+				resp.Header.Set("Connection", "close")
+			}
+			return nil
+		},
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }, // the suite hangs up on streams
+	}}
+	done := make(chan error, 1)
+	go func() { done <- front.Serve(l) }()
+	return "http://" + l.Addr().String(), func() error {
+		err := front.Close()
+		if e := <-done; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
+		return err
+	}, nil
+}
