@@ -586,3 +586,29 @@ func TestLegacyLogLevelFiltersTheSessionsCalls(t *testing.T) {
 		t.Errorf("another session: %s", d)
 	}
 }
+
+// What a call sends is its own: no listening stream hears of it, its session's
+// no more than a stranger's, and the next call is answered as if there had been
+// none before.
+func TestNobodyElseHearsOfACall(t *testing.T) {
+	s := start(t, with("work", progress(10)))
+	h := s.session("2025-11-25", `{}`)
+	own := s.events(s.method(http.MethodGet, h))
+	stranger := s.events(s.method(http.MethodGet, s.session("2025-11-25", `{}`, header{"Authorization": "Bearer bob"}), header{"Authorization": "Bearer bob"}))
+	e := s.events(s.post(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"work","_meta":{"progressToken":1}}}`, h))
+	for range 11 {
+		if _, ok := e.next(); !ok {
+			t.Fatal("the call's own stream is short")
+		}
+	}
+	e.end()
+	changed := `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`
+	if err := s.Notify(nil, []byte(changed)); err != nil {
+		t.Fatal(err)
+	}
+	own.want(changed) // and nothing before it
+	stranger.want(changed)
+	if ct := s.post(`{"jsonrpc":"2.0","id":2,"method":"ping"}`, h).Header.Get("Content-Type"); ct != "application/json" {
+		t.Errorf("the next call of the session is answered as %q", ct)
+	}
+}
