@@ -72,6 +72,22 @@ func TestTheListOfHostsHoldsForEveryKindOfClient(t *testing.T) {
 	}
 }
 
+// Whoever can change the keys of a client is that client: their host is listed,
+// too.
+func TestTheListOfHostsHoldsForKeys(t *testing.T) {
+	for keys, want := range map[string]bool{keysURL: true, "https://evil.example/jwks.json": false} {
+		e, w := documentEnv(t, listed("app.example"))
+		a := e.registerRaw(fmt.Sprintf(`{"redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"private_key_jwt","jwks_uri":%q}`, keys))
+		if (a.status == http.StatusCreated) != want {
+			t.Errorf("registration with keys at %s: %d %s", keys, a.status, a.body)
+		}
+		w.publish(documentURL, document("token_endpoint_auth_method", "private_key_jwt", "jwks_uri", keys))
+		if v := e.browser().authorize(documentClient); v.has("Approve") != want || v.left {
+			t.Errorf("document with keys at %s: %d %v", keys, v.status, v.url)
+		}
+	}
+}
+
 // What was admitted once has to be admitted now.
 func TestAStricterPolicyEndsWhatItDoesNotAdmit(t *testing.T) {
 	e := newEnv(t)

@@ -231,6 +231,30 @@ func TestAnAssertionCountsOnce(t *testing.T) {
 	}
 }
 
+// RFC 7523 section 3: the identifiers are the client's own, and used for as long
+// as an assertion that has one is accepted, with what clocks may differ.
+func TestAnAssertionCountsOnceToItsEnd(t *testing.T) {
+	e, w, s := keyEnv(t)
+	const otherURL = "https://app.example/oauth/other.json"
+	w.publish(otherURL, document("client_id", otherURL, "token_endpoint_auth_method", "private_key_jwt", "jwks_uri", keysURL))
+	ask := func(assertion string) int {
+		return e.post("/introspect", asserted(assertion, "token", "x")).status
+	}
+	used, unused := s.sign(t, e.claims(documentURL, "jti", "same")), s.sign(t, e.claims(documentURL))
+	for who, assertion := range map[string]string{"one": used, "another": s.sign(t, e.claims(otherURL, "jti", "same"))} {
+		if got := ask(assertion); got != http.StatusOK {
+			t.Errorf("%s client: %d", who, got)
+		}
+	}
+	e.clock.advance(90 * time.Second) // half a minute past their end
+	if got := ask(used); got != http.StatusUnauthorized {
+		t.Errorf("used before: %d", got)
+	}
+	if got := ask(unused); got != http.StatusOK {
+		t.Errorf("not used before: %d", got)
+	}
+}
+
 func TestAClientMayChangeItsKeys(t *testing.T) {
 	e, w, old := keyEnv(t)
 	ask := func(s signer) int {

@@ -341,6 +341,14 @@ func TestADocumentThatChangesDuringASignInGetsNoCode(t *testing.T) {
 	if v := page.press("Approve"); v.left || v.status != http.StatusBadRequest {
 		t.Errorf("%d %v", v.status, v.url)
 	}
+	w.publish(documentURL, document(), "Cache-Control", "max-age=60")
+	e.clock.advance(2 * time.Hour)
+	page = e.browser().authorize(documentClient).press("Approve")
+	w.publish(documentURL, document("redirect_uris", []string{"https://app.example/more"}))
+	e.clock.advance(2 * time.Minute)
+	if v := page.press("Continue as"); v.left || v.status != http.StatusBadRequest {
+		t.Errorf("after the sign-in: %d %v", v.status, v.url)
+	}
 }
 
 // Who makes the server fetch without end is stopped; others are not.

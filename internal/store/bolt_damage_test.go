@@ -189,6 +189,9 @@ func TestBoltContradictions(t *testing.T) {
 			binary.BigEndian.PutUint32(b[9:], sum)
 			return records.Put(key, b)
 		}), "has version 2"},
+		"a log without a beginning": {edited(t, good, func(records *bbolt.Bucket) error {
+			return records.Tx().Bucket([]byte("meta")).Put([]byte("log"), []byte("x"))
+		}), "is named by 1 bytes"},
 		"a page in two places": {pages(slices.Clone(good), branch, func(page []byte) {
 			copy(page[16+16+8:16+16+16], page[16+8:16+16]) // the second element's page
 		}), "is used twice"},
