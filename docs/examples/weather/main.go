@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -35,7 +36,7 @@ func addTools(s *server.Server) {
 		}, server.RequireRole("admin"))
 }
 
-func main() {
+func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	srv, err := server.New(ctx, server.Options{
@@ -52,12 +53,16 @@ func main() {
 		Logger: slog.Default(),
 	})
 	if err != nil {
-		slog.Error(err.Error()) // every fault at once, each with its fix
-		return
+		return err // every fault at once, each with its fix
 	}
 	defer func() { _ = srv.Close() }()
 	addTools(srv)
-	if err := srv.Run(ctx, "127.0.0.1:8788"); err != nil {
-		slog.Error(err.Error())
+	return srv.Run(ctx, "127.0.0.1:8788")
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
