@@ -522,6 +522,21 @@ func TestBoltLogTakesTurns(t *testing.T) {
 	}
 }
 
+// A log file is written over once what it had is in the store file, and not
+// before: who fills two of them waits for the checkpoint of the first.
+func TestBoltLogWaitsForItsCheckpoint(t *testing.T) {
+	s := openBolt(t, storePath(t), store.Options{})
+	s.KeepLog(1) // every commit fills a file
+	for i := range 20 {
+		for _, part := range []string{"1", strings.Repeat("x", 1<<20), "3", "4"} { // that of the large one takes longer
+			mustCreate(t, s, fmt.Sprint(i, "/", part[:1]), part, time.Time{})
+		}
+		if all, err := s.List(t.Context(), fmt.Sprint(i, "/"), "", 10); err != nil || len(all) != 4 {
+			t.Fatalf("round %d: %d records of 4, %v", i, len(all), err)
+		}
+	}
+}
+
 // Any bytes in the place of the log are refused, or end it, and never end the
 // process or bring up a record that was not written.
 func FuzzBoltLog(f *testing.F) {
