@@ -9,8 +9,7 @@ import (
 )
 
 func BenchmarkStore(b *testing.B) {
-	server := storetest.StartPostgres(b)
-	url := "postgres://postgres@" + server.Addr + "/postgres"
+	url := "postgres://postgres@" + storetest.Away(b, storetest.StartPostgres(b).Addr) + "/postgres"
 	pool, err := pgxpool.New(b.Context(), url+"?pool_max_conns=16")
 	if err != nil {
 		b.Fatal(err)
