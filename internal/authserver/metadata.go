@@ -39,6 +39,9 @@ type metadata struct {
 	ClaimsParameter        bool     `json:"claims_parameter_supported"`
 	RequireSignedRequest   bool     `json:"require_signed_request_object"`
 	RequirePushedAuthorize bool     `json:"require_pushed_authorization_requests"`
+	// ConnectClient is a member beyond the standard's, as RFC 8414 section 2
+	// allows: the client id that "mcp-clerk connect" need not register.
+	ConnectClient string `json:"mcp_clerk_connect_client"`
 }
 
 // resourceMetadata is the document of RFC 9728.
@@ -87,6 +90,7 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		Prompts:               []string{"none", "login", "consent", "select_account"},
 		SubjectTypes:          []string{"public"},
 		IDTokenAlgs:           []string{"RS256"},
+		ConnectClient:         ConnectClient,
 	})
 	server := map[string][]byte{st.origin: md}
 	origins := map[string]bool{st.origin: true}

@@ -30,6 +30,9 @@ type serverMetadata struct {
 	AuthMethods            stringList  `json:"token_endpoint_auth_methods_supported"`
 	IssParameterSupported  lenientBool `json:"authorization_response_iss_parameter_supported"`
 	ClientMetadataDocument lenientBool `json:"client_id_metadata_document_supported"`
+	// ConnectClient is what "mcp-clerk serve" says beyond the standard: the
+	// client id that this program has there without registering.
+	ConnectClient string `json:"mcp_clerk_connect_client"`
 }
 
 // stringList reads a list of strings and takes anything else for none: a fault

@@ -12,7 +12,8 @@ import (
 
 // register obtains a client id at the authorization server, in the order of
 // revision 2026-07-28: registered beforehand, client metadata document, dynamic
-// registration.
+// registration. A server of ours that registers nobody has an id for us all the
+// same.
 func (c *Client) register(ctx context.Context, m *serverMetadata, redirectURI string) (registration, error) {
 	switch {
 	case c.opts.ClientID != "":
@@ -21,6 +22,8 @@ func (c *Client) register(ctx context.Context, m *serverMetadata, redirectURI st
 		return r, nil
 	case c.opts.ClientMetadataURL != "" && bool(m.ClientMetadataDocument):
 		return registration{ClientID: c.opts.ClientMetadataURL, AuthMethod: "none", RedirectURI: redirectURI, Static: true}, nil
+	case m.RegistrationEndpoint == "" && m.ConnectClient != "":
+		return registration{ClientID: m.ConnectClient, AuthMethod: "none", RedirectURI: redirectURI, Static: true}, nil
 	case m.RegistrationEndpoint == "":
 		return registration{}, fmt.Errorf("authorization server %q registers no clients by itself: a client id has to be obtained from whoever runs it", printable(m.Issuer))
 	}
