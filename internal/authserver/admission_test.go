@@ -81,6 +81,9 @@ func TestTheListOfHostsHoldsForKeys(t *testing.T) {
 		if (a.status == http.StatusCreated) != want {
 			t.Errorf("registration with keys at %s: %d %s", keys, a.status, a.body)
 		}
+		if !want {
+			expectError(t, a, http.StatusBadRequest, "invalid_client_metadata")
+		}
 		w.publish(documentURL, document("token_endpoint_auth_method", "private_key_jwt", "jwks_uri", keys))
 		if v := e.browser().authorize(documentClient); v.has("Approve") != want || v.left {
 			t.Errorf("document with keys at %s: %d %v", keys, v.status, v.url)

@@ -103,7 +103,11 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.admission.admit(c); err != nil {
-		s.writeError(w, r, &oauthError{Code: codeInvalidRedirect, Description: err.Error() + ": one of its redirect URIs leads to a host that is not on the list"})
+		refused := &oauthError{Code: codeInvalidRedirect, Description: err.Error() + ": one of its redirect URIs leads to a host that is not on the list"}
+		if c.JWKSURI != "" && !s.admission.lists(c.JWKSURI) {
+			refused = invalidMetadata("%v: its jwks_uri is on a host that is not on the list", err)
+		}
+		s.writeError(w, r, refused)
 		return
 	}
 	answer := registered{
