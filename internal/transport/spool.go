@@ -242,15 +242,9 @@ func (g *gather) Write(p []byte) (int, error) {
 		return 0, errTooLarge
 	}
 	if g.file == nil && g.n+len(p) > g.spool.size(g.limit) {
-		f, err := g.spool.create()
-		if err != nil {
+		if err := g.leaveMemory(); err != nil {
 			return 0, err
 		}
-		g.file = f
-		if _, err := f.Write(g.mem); err != nil {
-			return 0, fmt.Errorf("%w: %w", errKeep, err)
-		}
-		g.mem, g.buf = nil, make([]byte, 0, gatherBuffer)
 	}
 	g.n += len(p)
 	if g.file == nil {
@@ -270,6 +264,20 @@ func (g *gather) Write(p []byte) (int, error) {
 	}
 	g.buf = append(g.buf, p...)
 	return len(p), nil
+}
+
+// leaveMemory goes on in a file.
+func (g *gather) leaveMemory() error {
+	f, err := g.spool.create()
+	if err != nil {
+		return err
+	}
+	g.file = f
+	if _, err := f.Write(g.mem); err != nil {
+		return fmt.Errorf("%w: %w", errKeep, err)
+	}
+	g.mem, g.buf = nil, make([]byte, 0, gatherBuffer)
+	return nil
 }
 
 func (g *gather) flush() error {

@@ -416,7 +416,14 @@ func (c *Client) readBody(resp *http.Response) ([]byte, error) {
 		return nil, tooLarge
 	}
 	g := gather{spool: c.spool, limit: c.max}
-	g.mem = make([]byte, 0, min(max(resp.ContentLength, 512), 1<<20))
+	if resp.ContentLength > int64(c.spool.size(c.max)) {
+		if err := g.leaveMemory(); err != nil {
+			g.drop()
+			return nil, err
+		}
+	} else {
+		g.mem = make([]byte, 0, min(max(resp.ContentLength, 512), 1<<20))
+	}
 	buf := c.buffers.Get().(*[]byte) //nolint:forcetypeassert // what New returns
 	defer c.buffers.Put(buf)
 	for {
