@@ -25,14 +25,14 @@ func echoing(t *testing.T, stream bool) string {
 			t.Errorf("the server got %d bytes of %d that are no message: %v", len(body), r.ContentLength, err)
 		}
 		text, end := fmt.Sprintf("{\n  \"jsonrpc\": \"2.0\",\r\n \"result\": {\"list\": [1.0,\n2e0], \"echo\": %s}, \"id\": %s}\n", m.Params, m.ID), ""
-		switch {
-		case m.Method == "broken":
+		switch m.Method {
+		case "broken":
 			text = text[:len(text)-10]
-		case m.Method == "invalid":
-			text, end = strings.Replace(text, "xx", "x\xff", 1), ""
-		case m.Method == "grown":
+		case "invalid":
+			text = strings.Replace(text, "xx", "x\xff", 1)
+		case "grown":
 			text = strings.Replace(text, "[1.0,", "[1.0,"+strings.Repeat("0,", 1000), 1)
-		case m.Method == "dropped":
+		case "dropped":
 			end = "dropped"
 		}
 		if !stream {
