@@ -17,6 +17,7 @@ type connectOptions struct {
 	accountOptions
 	URL     string
 	Headers []string
+	resume  []string // the command line that takes over a sign-in
 	term    terminal
 }
 
@@ -40,6 +41,7 @@ command that opens the sign-in page.`,
 		Args:    oneURL,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.URL = args[0]
+			opts.resume = resumeArgs(cmd.Flags(), args)
 			return runConnect(cmd.Context(), opts)
 		},
 	}
@@ -88,6 +90,11 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 		Name:         "mcp-clerk",
 		Version:      currentVersion(),
 	})
+	if client.SigningIn() {
+		if err := detach(opts.resume); err != nil {
+			_, _ = fmt.Fprintf(opts.term.err, "note: the sign-in waits until this account is used again: %v\n", err)
+		}
+	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // a host ends its command with a signal, too
 	}

@@ -14,8 +14,9 @@ import (
 
 type loginOptions struct {
 	accountOptions
-	URL  string
-	term terminal
+	URL    string
+	Resume bool
+	term   terminal
 }
 
 func newLoginCmd(term terminal) *cobra.Command {
@@ -33,6 +34,8 @@ connect starts without asking.`,
 		},
 	}
 	opts.bindSignIn(cmd.Flags())
+	cmd.Flags().BoolVar(&opts.Resume, "resume", false, "go on with the sign-in that a process of this account has left (used by connect)")
+	_ = cmd.Flags().MarkHidden("resume") // it fails for unknown flags only
 	return cmd
 }
 
@@ -42,6 +45,9 @@ func runLogin(ctx context.Context, opts loginOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
+	if opts.Resume {
+		return client.Resume(ctx)
+	}
 	if err := client.SignIn(ctx); err != nil {
 		return err
 	}

@@ -58,6 +58,9 @@ const (
 	// quietTime follows a sign-in, successful or not, during which no window
 	// opens unless the user asks for one.
 	quietTime = time.Minute
+	// closeGrace is what Close leaves an exchange of single-use secrets to be
+	// finished and stored: less than the two seconds a host gives its command.
+	closeGrace = time.Second
 	// maxStepUps bounds the sign-ins for one set of scopes.
 	maxStepUps = 3
 )
@@ -135,6 +138,7 @@ type Client struct {
 	flights map[string]*flight
 	stepUps map[string]int // sign-ins for a set of scopes
 	backOff time.Time      // no refresh before its time until then
+	waiting bool           // a sign-in of this process waits for the browser
 	closed  bool
 }
 
@@ -172,14 +176,14 @@ func New(o Options) (*Client, error) {
 }
 
 // Close ends a sign-in under way, leaving it to the next process, gives a
-// refresh under way a second to be stored, and waits for both.
+// exchange or refresh under way a second to be stored, and waits for all.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
 	refreshing := c.flights[renewFlight]
 	c.mu.Unlock()
 	if refreshing != nil {
-		grace := time.NewTimer(time.Second)
+		grace := time.NewTimer(closeGrace)
 		defer grace.Stop()
 		select {
 		case <-refreshing.done:
@@ -299,6 +303,24 @@ func (c *Client) SignIn(ctx context.Context) error {
 		return c.notSignedIn("no browser may be opened", nil)
 	}
 	return c.signIn(ctx, signInRequest{explicit: true})
+}
+
+// Resume goes on with a sign-in that another process began and left, without a
+// window, until its outcome; it waits for whoever else is at it. It returns at
+// once where none is under way.
+func (c *Client) Resume(ctx context.Context) error {
+	if c.opts.StaticToken != "" {
+		return nil
+	}
+	return c.signIn(ctx, signInRequest{resume: true})
+}
+
+// SigningIn reports whether a sign-in of this process waits for the browser:
+// closing the Client leaves it to whoever calls Resume next.
+func (c *Client) SigningIn() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting
 }
 
 const (

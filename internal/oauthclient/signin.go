@@ -19,6 +19,7 @@ import (
 // signInRequest says why a sign-in is wanted.
 type signInRequest struct {
 	explicit  bool          // the user asked for it
+	resume    bool          // only one that is under way is wanted
 	refused   secret.String // the token that the server would not take
 	challenge *Challenge    // of the refusal
 	isStepUp  bool
@@ -32,7 +33,7 @@ var errAgain = errors.New("the authorization server does not know this client an
 // signIn obtains a credential with the user's help. One process at a time does
 // so; the others wait for its outcome, whatever it is.
 func (c *Client) signIn(ctx context.Context, req signInRequest) error {
-	if !req.explicit && c.opts.OpenURL == nil {
+	if !req.explicit && !req.resume && c.opts.OpenURL == nil {
 		return c.notSignedIn("no browser may be opened", nil)
 	}
 	began := c.opts.Now()
@@ -48,10 +49,10 @@ func (c *Client) signIn(ctx context.Context, req signInRequest) error {
 	if err != nil && !req.explicit {
 		return err // a new sign-in would not be kept either
 	}
-	if c.satisfied(req, cred, before, waited) {
+	pending := c.loadPending(ctx)
+	if req.resume && !pending.underWay(c.opts.Now()) || c.satisfied(req, cred, before, waited) {
 		return nil
 	}
-	pending := c.loadPending(ctx)
 	if pending != nil && !pending.Ended.IsZero() {
 		ended := age(c.opts.Now(), pending.Ended)
 		if !req.explicit && ended < quietTime || waited && !pending.Ended.Before(began.Add(-time.Second)) {
@@ -65,6 +66,8 @@ func (c *Client) signIn(ctx context.Context, req signInRequest) error {
 				return err
 			}
 			cred = nil
+		} else if req.resume {
+			return err
 		}
 	}
 	err = c.startSignIn(ctx, req, cred)
@@ -96,6 +99,9 @@ func (c *Client) lockPending(ctx context.Context) (unlock func(), waited bool, e
 func (c *Client) satisfied(req signInRequest, cred, before *credential, waited bool) bool {
 	if cred == nil || cred.AccessToken == "" || cred.expired(c.opts.Now()) {
 		return false
+	}
+	if req.resume {
+		return false // its pending sign-in would be gone
 	}
 	if req.explicit {
 		return waited && (before == nil || before.AccessToken != cred.AccessToken)
@@ -239,10 +245,15 @@ func (c *Client) finishSignIn(ctx context.Context, req signInRequest, p *pending
 		// waits for it nor ends it.
 		go func() { opened <- c.opts.OpenURL(p.AuthURL) }()
 	}
+	c.setWaiting(true)
 	code, err := c.await(ctx, p, cb, opened)
+	c.setWaiting(false)
 	var cred *credential
 	if err == nil {
-		cred, err = c.exchange(ctx, p, code)
+		// A code is good for one attempt: whoever leaves now still gets it done.
+		graced, stop := withGrace(ctx)
+		cred, err = c.exchange(graced, p, code)
+		stop()
 	}
 	if err == nil {
 		c.setCurrent(cred)
@@ -271,6 +282,19 @@ func (c *Client) finishSignIn(ctx context.Context, req signInRequest, p *pending
 		return err
 	}
 	return c.failed(ctx, p, cb, err)
+}
+
+// withGrace returns a context that ends closeGrace after ctx does.
+func withGrace(ctx context.Context) (context.Context, func()) {
+	graced, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, cancel) })
+	return graced, func() { stop(); cancel() }
+}
+
+func (c *Client) setWaiting(waiting bool) {
+	c.mu.Lock()
+	c.waiting = waiting
+	c.mu.Unlock()
 }
 
 // failed records how the sign-in ended, for this process's next requests and
