@@ -79,7 +79,10 @@ func noteWindow() {
 //	exits CODE CMD…    run CMD and check its exit code
 //	bridge start ARGS… start "mcp-clerk connect ARGS…" with open pipes; its
 //	                   standard error goes to the file bridge.stderr
+//	bridge login ARGS… the same with "mcp-clerk login ARGS…"
 //	bridge send JSON   write one line to it
+//	bridge paste       write the address that the last command's browser could
+//	                   not reach, out of its standard error
 //	bridge expect RE   read lines until one matches RE (40 s); the file last has it
 //	bridge close       close its input and check its exit code
 //	bridge kill        kill -9 it
@@ -150,7 +153,7 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 func scriptEnv(ts *testscript.TestScript) []string {
 	var env []string
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", "BROWSER", "BROWSER_USER", "BROWSER_LOG", "DBUS_SESSION_BUS_ADDRESS", "GOCOVERDIR", "URL",
-		"CLERK_CLIENT_ID", "CLERK_CLIENT_SECRET", "CLERK_SECRET_KEY", "CLERK_SECRET_KEY_FILE", "CLERK_FRONTEND_API", "CLERK_API_URL", "COOKIE_ENCRYPTION_KEY", "PUBLIC_URL"} {
+		"MCP_CLERK_TOKEN", "MCP_CLERK_PASSPHRASE", "CLERK_CLIENT_ID", "CLERK_CLIENT_SECRET", "CLERK_SECRET_KEY", "CLERK_SECRET_KEY_FILE", "CLERK_FRONTEND_API", "CLERK_API_URL", "COOKIE_ENCRYPTION_KEY", "PUBLIC_URL"} {
 		if v := ts.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}
@@ -291,8 +294,9 @@ func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	p := of(ts)
 	switch args[0] {
-	case "start":
-		cmd := command(ts, "mcp-clerk", append([]string{"connect"}, args[1:]...)...)
+	case "start", "login":
+		name := map[string]string{"start": "connect", "login": "login"}[args[0]]
+		cmd := command(ts, "mcp-clerk", append([]string{name}, args[1:]...)...)
 		stdin, err := cmd.StdinPipe()
 		ts.Check(err)
 		stdout, err := cmd.StdoutPipe()
@@ -320,6 +324,13 @@ func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 		p.bridge = &bridgeProcess{cmd, stdin, lines}
 	case "send":
 		_, err := io.WriteString(p.bridge.stdin, strings.Join(args[1:], " ")+"\n")
+		ts.Check(err)
+	case "paste":
+		url := regexpMustCompile(ts, `http://localhost:1/[^"\s]+`).FindString(ts.ReadFile("stderr"))
+		if url == "" {
+			ts.Fatalf("no address to paste")
+		}
+		_, err := io.WriteString(p.bridge.stdin, url+"\n")
 		ts.Check(err)
 	case "expect":
 		pattern := regexpMustCompile(ts, strings.Join(args[1:], " "))
