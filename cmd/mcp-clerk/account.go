@@ -23,10 +23,11 @@ type accountOptions struct {
 	CredentialStore string
 	Profile         string
 	StateDir        string
-	Scope           string
 	CAFile          string
 	AllowHTTP       bool
-	NoBrowser       bool
+
+	signIn signInOptions // of the commands that have bindSignIn
+	pasted <-chan string // lines typed while a sign-in waits; nil: none are read
 }
 
 func (o *accountOptions) bindStore(f *pflag.FlagSet) {
@@ -40,8 +41,7 @@ func (o *accountOptions) bindStore(f *pflag.FlagSet) {
 
 func (o *accountOptions) bindSignIn(f *pflag.FlagSet) {
 	o.bindStore(f)
-	f.StringVar(&o.Scope, "scope", "", "scopes to ask for, space-separated, instead of what the server names")
-	f.BoolVar(&o.NoBrowser, "no-browser", false, "print the sign-in URL on standard error and open no browser")
+	o.signIn.bind(f)
 }
 
 // openStore opens the credential store; what a person should know of it is
@@ -75,16 +75,25 @@ func (o *accountOptions) client(term terminal, server string, shown func(url str
 		ServerURL: server,
 		Profile:   o.Profile,
 		Transport: base,
-		Scope:     o.Scope,
 		OpenURL:   openBrowser(term.err),
-		Prompt: func(url string) {
-			showSignIn(term.err, url)
+		Pasted:    o.pasted,
+		Prompt: func(url, code string) {
+			showSignIn(term.err, url, code, o.pasted != nil && isTerminal(term.in))
 			if shown != nil {
 				shown(url)
 			}
 		},
+		Notice: func(text string) {
+			_, _ = fmt.Fprintln(term.err, "note: "+harmless(text)) // a closed stderr must not stop the sign-in
+		},
 	}
-	if o.NoBrowser {
+	if err := o.signIn.apply(&options, newEnvironment()); err != nil {
+		return nil, nil, err
+	}
+	if options.Callback.OffLoopback() {
+		options.Notice("the browser's answer does not stay on this machine: whoever can read it on its way, or reach its port, may take part in the sign-in")
+	}
+	if o.signIn.NoBrowser {
 		options.OpenURL = func(string) error { return nil } // the person opens what Prompt shows
 	}
 	record := store.Record(credstore.Key{Profile: o.Profile, Server: server, Variant: options.Variant()})

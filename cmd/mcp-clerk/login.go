@@ -1,38 +1,54 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/oauthclient"
 )
 
 type loginOptions struct {
 	accountOptions
-	URL  string
-	term terminal
+	URL    string
+	Resume bool
+	term   terminal
 }
 
 func newLoginCmd(term terminal) *cobra.Command {
 	opts := loginOptions{term: term}
 	cmd := &cobra.Command{
-		Use:   "login URL",
+		Use:   "login URL [PORT]",
 		Short: "Sign in to a remote MCP server",
 		Long: `Signs in to the MCP server at URL in your browser and keeps the tokens, so that
-connect starts without asking.`,
+connect starts without asking.
+
+Where no browser can be opened on this machine, open the address that is shown in
+any other one; if that one cannot reach this machine, paste the address it ends at
+here. Servers that offer it can be signed in to by a code: --device.`,
 		Example: "  mcp-clerk login https://mcp.example.com/mcp",
-		Args:    oneURL,
+		Args:    urlAndPort,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.URL = args[0]
+			if err := opts.signIn.port(args); err != nil {
+				return err
+			}
+			if !opts.Resume {
+				opts.pasted = readLines(opts.term.in)
+			}
 			return runLogin(cmd.Context(), opts)
 		},
 	}
 	opts.bindSignIn(cmd.Flags())
+	cmd.Flags().BoolVar(&opts.Resume, "resume", false, "go on with the sign-in that a process of this account has left (used by connect)")
+	_ = cmd.Flags().MarkHidden("resume") // it fails for unknown flags only
 	return cmd
 }
 
@@ -42,6 +58,9 @@ func runLogin(ctx context.Context, opts loginOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
+	if opts.Resume {
+		return client.Resume(ctx)
+	}
 	if err := client.SignIn(ctx); err != nil {
 		return err
 	}
@@ -94,6 +113,32 @@ func (l *latest) get() string {
 }
 
 // showSignIn prints the sign-in URL for a person.
-func showSignIn(w io.Writer, url string) {
-	_, _ = fmt.Fprintf(w, "to sign in, open %s\n", url) // a closed stderr must not stop the sign-in
+func showSignIn(w io.Writer, url, code string, pasting bool) {
+	text := "to sign in, open " + url + "\n"
+	switch {
+	case code != "":
+		text += "and enter the code " + harmless(code) + "\n"
+	case pasting:
+		text += "(a browser elsewhere ends at an address that it cannot show: paste that one here)\n"
+	}
+	_, _ = io.WriteString(w, text) // a closed stderr must not stop the sign-in
+}
+
+func isTerminal(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor
+}
+
+// readLines returns the lines that are typed, until the input ends. The
+// goroutine behind it ends with the input or with the process: a terminal's
+// read cannot be broken off.
+func readLines(r io.Reader) <-chan string {
+	lines := make(chan string)
+	go func() {
+		defer close(lines)
+		for scanner := bufio.NewScanner(r); scanner.Scan(); {
+			lines <- scanner.Text()
+		}
+	}()
+	return lines
 }

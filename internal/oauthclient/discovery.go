@@ -25,6 +25,7 @@ type serverMetadata struct {
 	TokenEndpoint          string      `json:"token_endpoint"`
 	RegistrationEndpoint   string      `json:"registration_endpoint"`
 	RevocationEndpoint     string      `json:"revocation_endpoint"`
+	DeviceEndpoint         string      `json:"device_authorization_endpoint"`
 	ScopesSupported        stringList  `json:"scopes_supported"`
 	ChallengeMethods       stringList  `json:"code_challenge_methods_supported"`
 	AuthMethods            stringList  `json:"token_endpoint_auth_methods_supported"`
@@ -63,6 +64,30 @@ type discovery struct {
 
 // maxIssuers bounds how many of the listed authorization servers are tried.
 const maxIssuers = 5
+
+// discoverFor is discover with what the options say in place of it.
+func (c *Client) discoverFor(ctx context.Context, challenge *Challenge) (*discovery, error) {
+	var d *discovery
+	if c.opts.TokenEndpoint != "" {
+		u, err := c.http.parse(c.opts.TokenEndpoint)
+		if err != nil {
+			return nil, fmt.Errorf("token endpoint: %w", err)
+		}
+		d = &discovery{server: serverMetadata{Issuer: origin(u), TokenEndpoint: u.String()}}
+	} else {
+		var err error
+		if d, err = c.discover(ctx, challenge); err != nil {
+			return nil, err
+		}
+	}
+	if c.opts.Resource != "" {
+		d.resource = c.opts.Resource
+	}
+	if c.opts.NoResource {
+		d.resource = ""
+	}
+	return d, nil
+}
 
 // discover finds the authorization server of the MCP server (revision
 // 2026-07-28, Authorization Server Discovery). challenge is that of the
@@ -132,23 +157,32 @@ func canonicalResource(server *url.URL) string {
 // checked refuses a discovery that a sign-in must not go on with.
 func (c *Client) checked(d *discovery) (*discovery, error) {
 	m := &d.server
-	if !slices.Contains(m.ChallengeMethods, "S256") {
-		return nil, fmt.Errorf("authorization server %q does not offer PKCE with S256, which is required", printable(m.Issuer))
-	}
-	for _, e := range []struct{ name, url string }{
-		{"authorization_endpoint", m.AuthorizationEndpoint},
-		{"token_endpoint", m.TokenEndpoint},
-	} {
-		if e.url == "" {
-			return nil, fmt.Errorf("authorization server %q has no %s", printable(m.Issuer), e.name)
+	needed := map[string]string{"token_endpoint": m.TokenEndpoint}
+	switch c.opts.Flow {
+	case FlowBrowser:
+		if !slices.Contains(m.ChallengeMethods, "S256") {
+			return nil, fmt.Errorf("authorization server %q does not offer PKCE with S256, which is required", printable(m.Issuer))
 		}
-		if _, err := c.http.parse(e.url); err != nil {
-			return nil, fmt.Errorf("%s of %q: %w", e.name, printable(m.Issuer), err)
+		needed["authorization_endpoint"] = m.AuthorizationEndpoint
+	case FlowDevice:
+		if m.DeviceEndpoint == "" {
+			return nil, fmt.Errorf("authorization server %q does not offer the device flow (RFC 8628)", printable(m.Issuer))
+		}
+		needed["device_authorization_endpoint"] = m.DeviceEndpoint
+	}
+	for name, endpoint := range needed {
+		if endpoint == "" {
+			return nil, fmt.Errorf("authorization server %q has no %s", printable(m.Issuer), name)
+		}
+		if _, err := c.http.parse(endpoint); err != nil {
+			return nil, fmt.Errorf("%s of %q: %w", name, printable(m.Issuer), err)
 		}
 	}
 	// Opening is refused here already, before anything is registered.
-	if _, err := BrowserURL(m.AuthorizationEndpoint); err != nil {
-		return nil, fmt.Errorf("authorization_endpoint of %q: %w", printable(m.Issuer), err)
+	if c.opts.Flow == FlowBrowser {
+		if _, err := BrowserURL(m.AuthorizationEndpoint); err != nil {
+			return nil, fmt.Errorf("authorization_endpoint of %q: %w", printable(m.Issuer), err)
+		}
 	}
 	return d, nil
 }
