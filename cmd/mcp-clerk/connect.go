@@ -72,11 +72,13 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	prompted := newLatest()
-	client, base, err := opts.client(opts.term, server, prompted.set)
+	shown := newShownSignIn()
+	account, err := opts.open(opts.term, server, shown.begin)
 	if err != nil {
 		return err
 	}
+	client := account.client
+	shown.Client = client
 	defer func() { err = errors.Join(err, client.Close()) }()
 	stdout, restore, err := claimStdout(opts.term)
 	if err != nil {
@@ -87,10 +89,15 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 		Stdin:        opts.term.in,
 		Stdout:       stdout,
 		URL:          server,
-		HTTPClient:   &http.Client{Transport: base},
+		HTTPClient:   &http.Client{Transport: account.base},
 		Header:       header,
-		Authorizer:   client,
-		SignInURL:    prompted.get,
+		Authorizer:   shown,
+		SignInURL:    shown.current,
+		SignIns:      shown.begun,
+		Kept:         account.note.Read,
+		Keep: func(result []byte) {
+			_ = account.note.Write(result) // the next start is told less, and nothing else happens
+		},
 		LoginCommand: opts.loginCommand(server),
 		Name:         "mcp-clerk",
 		Version:      currentVersion(),

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -53,7 +52,7 @@ here. Servers that offer it can be signed in to by a code: --device.`,
 }
 
 func runLogin(ctx context.Context, opts loginOptions) (err error) {
-	client, _, err := opts.client(opts.term, opts.URL, nil)
+	client, err := opts.client(opts.term, opts.URL)
 	if err != nil {
 		return err
 	}
@@ -90,26 +89,6 @@ func whereSecretsLie(s oauthclient.Status) string {
 		return "tokens are sealed with a key in a file beside them: this machine has no keyring, or none was to be used"
 	}
 	return "nothing is stored on this machine"
-}
-
-// latest is the sign-in URL that a person was last shown.
-type latest struct {
-	mu  sync.Mutex
-	url string
-}
-
-func newLatest() *latest { return &latest{} }
-
-func (l *latest) set(url string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.url = url
-}
-
-func (l *latest) get() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.url
 }
 
 // showSignIn prints the sign-in URL for a person.
