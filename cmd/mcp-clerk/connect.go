@@ -86,15 +86,15 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	}
 	defer restore()
 	err = bridge.Run(ctx, bridge.Options{
-		Stdin:        opts.term.in,
-		Stdout:       stdout,
-		URL:          server,
-		HTTPClient:   &http.Client{Transport: account.base},
-		Header:       header,
-		Authorizer:   shown,
-		SignInURL:    shown.current,
-		SignIns:      shown.begun,
-		Kept:         account.note.Read,
+		Stdin:      opts.term.in,
+		Stdout:     stdout,
+		URL:        server,
+		HTTPClient: &http.Client{Transport: account.base},
+		Header:     header,
+		Authorizer: shown,
+		SignInURL:  shown.current,
+		SignIns:    shown.begun,
+		Kept:       account.note.Read,
 		Keep: func(result []byte) {
 			_ = account.note.Write(result) // the next start is told less, and nothing else happens
 		},
