@@ -47,7 +47,11 @@ func (o *accountOptions) bindSignIn(f *pflag.FlagSet) {
 // openStore opens the credential store; what a person should know of it is
 // said on stderr.
 func (o *accountOptions) openStore(term terminal) (*credstore.Store, error) {
-	store, err := credstore.Open(credstore.Options{Dir: o.StateDir, Mode: o.CredentialStore, Warn: func(text string) {
+	passphrase, err := newEnvironment().secret("MCP_CLERK_PASSPHRASE")
+	if err != nil {
+		return nil, err
+	}
+	store, err := credstore.Open(credstore.Options{Dir: o.StateDir, Mode: o.CredentialStore, Passphrase: passphrase, Warn: func(text string) {
 		_, _ = fmt.Fprintln(term.err, "note: "+harmless(text))
 	}})
 	if err != nil {
