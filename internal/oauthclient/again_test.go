@@ -1,6 +1,7 @@
 package oauthclient_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -203,5 +204,53 @@ func TestConnectionsDoNotOutliveARefresh(t *testing.T) {
 	}
 	if len(seen) != 3 || seen[0] == seen[1] || seen[1] == seen[2] {
 		t.Errorf("refreshed from %q", seen)
+	}
+}
+
+// slowToSave is a store that takes so long that the process has begun to end.
+type slowToSave struct {
+	oauthclient.TokenStore
+	saving func()
+}
+
+func (s slowToSave) Save(ctx context.Context, data []byte, generation uint64) (uint64, bool, error) {
+	s.saving()
+	late := time.NewTimer(1500 * time.Millisecond)
+	defer late.Stop()
+	select {
+	case <-ctx.Done():
+		return 0, false, ctx.Err()
+	case <-late.C:
+	}
+	return s.TokenStore.Save(ctx, data, generation)
+}
+
+// Case 38: what the server has rotated is stored though the process is told to
+// end in between.
+func TestARefreshIsStoredThoughItsProcessEnds(t *testing.T) {
+	s := newSite(t)
+	clk := newClock()
+	first, _, dir := signedIn(t, s, func(o *oauthclient.Options) { o.Now = clk.Now })
+	first.Close()
+	clk.add(2 * time.Hour)
+	o := options(t, s.URL+"/mcp", dir)
+	o.Now, o.OpenURL = clk.Now, closed(t)
+	ended := make(chan struct{})
+	var second *oauthclient.Client
+	slow := o
+	slow.Store = slowToSave{o.Store, func() {
+		go func() {
+			defer close(ended)
+			second.Close()
+		}()
+	}}
+	second = newClient(t, slow)
+	second.Token(t.Context()) // whatever it says to a process that ends
+	<-ended
+	if status, err := request(t.Context(), newClient(t, o), s.URL+"/mcp"); status != http.StatusOK || err != nil {
+		t.Errorf("the next process: status %d, %v", status, err)
+	}
+	if n := s.count("POST /token"); n != 2 {
+		t.Errorf("%d token requests, want the code's and one refresh", n)
 	}
 }
