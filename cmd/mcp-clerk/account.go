@@ -54,7 +54,11 @@ func (o *accountOptions) bindSignIn(f *pflag.FlagSet) {
 // openStore opens the credential store; what a person should know of it is
 // said on stderr.
 func (o *accountOptions) openStore(term terminal) (*credstore.Store, error) {
-	store, err := credstore.Open(credstore.Options{Dir: o.StateDir, Mode: o.CredentialStore, Warn: func(text string) { o.note(term, text) }})
+	passphrase, err := newEnvironment().secret("MCP_CLERK_PASSPHRASE")
+	if err != nil {
+		return nil, err
+	}
+	store, err := credstore.Open(credstore.Options{Dir: o.StateDir, Mode: o.CredentialStore, Passphrase: passphrase, Warn: func(text string) { o.note(term, text) }})
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -62,19 +66,33 @@ func (o *accountOptions) openStore(term terminal) (*credstore.Store, error) {
 }
 
 // client is the OAuth client of one account at server.
-// shown, if not nil, is told each sign-in URL that the person is shown.
-func (o *accountOptions) client(term terminal, server string, shown func(url string)) (*oauthclient.Client, *http.Transport, error) {
+func (o *accountOptions) client(term terminal, server string) (*oauthclient.Client, error) {
+	a, err := o.open(term, server, nil)
+	return a.client, err
+}
+
+// opened is an account that is used: its client, what that stands on, and what
+// is kept beside its credential.
+type opened struct {
+	client *oauthclient.Client
+	base   *http.Transport
+	note   *credstore.Note
+}
+
+// open opens an account at server. shown, if not nil, is told each sign-in URL
+// that the person is shown.
+func (o *accountOptions) open(term terminal, server string, shown func(url string)) (opened, error) {
 	server, err := o.serverURL(server)
 	if err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
 	store, err := o.openStore(term)
 	if err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
 	base, err := o.network.transport()
 	if err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
 	options := oauthclient.Options{
 		ServerURL: server,
@@ -92,7 +110,7 @@ func (o *accountOptions) client(term terminal, server string, shown func(url str
 		Logger: o.log,
 	}
 	if err := o.signIn.apply(&options, newEnvironment()); err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
 	if options.Callback.OffLoopback() {
 		options.Notice("the browser's answer does not stay on this machine: whoever can read it on its way, or reach its port, may take part in the sign-in")
@@ -104,9 +122,9 @@ func (o *accountOptions) client(term terminal, server string, shown func(url str
 	options.Store, options.Pending = record, record.Pending()
 	client, err := oauthclient.New(options)
 	if err != nil {
-		return nil, nil, usageError{err}
+		return opened{}, usageError{err}
 	}
-	return client, base, nil
+	return opened{client, base, record.Note()}, nil
 }
 
 // serverURL checks a server's URL as typed.
@@ -170,7 +188,7 @@ func (o *accountOptions) accounts(ctx context.Context, term terminal, server str
 		accounts = append(accounts, a)
 	}
 	if server != "" && len(accounts) == 0 {
-		client, _, err := o.client(term, server, nil) // which has nothing, and says so
+		client, err := o.client(term, server) // which has nothing, and says so
 		return []account{{client: client, err: err}}, err
 	}
 	return accounts, nil

@@ -74,20 +74,22 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	}
 	opts.quiet = opts.relay.Silent
 	if opts.relay.Debug {
-		log, err := openDebugLog(opts.StateDir, server)
-		if err != nil {
-			return err
+		log, failed := openDebugLog(opts.StateDir, server)
+		if failed != nil {
+			return failed
 		}
 		defer func() { err = errors.Join(err, log.Close()) }()
 		opts.note(opts.term, "the debug log is "+log.Path)
 		opts.log, o.Log, o.DumpTo = log.Logger, log.Logger, io.MultiWriter(log, opts.term.err)
 		log.Info("connect", "version", currentVersion(), "server", server, "pid", os.Getpid())
 	}
-	prompted := newLatest()
-	client, base, err := opts.client(opts.term, server, prompted.set)
+	shown := newShownSignIn()
+	account, err := opts.open(opts.term, server, shown.begin)
 	if err != nil {
 		return err
 	}
+	client := account.client
+	shown.Client = client
 	defer func() { err = errors.Join(err, client.Close()) }()
 	stdout, restore, err := claimStdout(opts.term)
 	if err != nil {
@@ -98,8 +100,12 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	o.Dump, stop = dumpSignals()
 	defer stop()
 	o.Stdin, o.Stdout = opts.term.in, stdout
-	o.HTTPClient = &http.Client{Transport: base, Jar: opts.relay.jar()}
-	o.Authorizer, o.SignInURL, o.LoginCommand = client, prompted.get, opts.loginCommand(server)
+	o.HTTPClient = &http.Client{Transport: account.base, Jar: opts.relay.jar()}
+	o.Authorizer, o.SignInURL, o.SignIns, o.LoginCommand = shown, shown.current, shown.begun, opts.loginCommand(server)
+	o.Kept = account.note.Read
+	o.Keep = func(result []byte) {
+		_ = account.note.Write(result) // the next start is told less, and nothing else happens
+	}
 	o.Name, o.Version = "mcp-clerk", currentVersion()
 	err = bridge.Run(ctx, o)
 	if client.SigningIn() {

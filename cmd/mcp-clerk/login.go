@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/credstore"
 	"github.com/mcp-clerk/mcp-clerk/internal/oauthclient"
 )
 
@@ -19,6 +19,7 @@ type loginOptions struct {
 	accountOptions
 	URL    string
 	Resume bool
+	Import bool
 	term   terminal
 }
 
@@ -47,13 +48,14 @@ here. Servers that offer it can be signed in to by a code: --device.`,
 		},
 	}
 	opts.bindSignIn(cmd.Flags())
+	cmd.Flags().BoolVar(&opts.Import, "import-mcp-remote", false, "take over the sign-in that mcp-remote keeps in ~/.mcp-auth, and sign in only if that is no longer valid")
 	cmd.Flags().BoolVar(&opts.Resume, "resume", false, "go on with the sign-in that a process of this account has left (used by connect)")
 	_ = cmd.Flags().MarkHidden("resume") // it fails for unknown flags only
 	return cmd
 }
 
 func runLogin(ctx context.Context, opts loginOptions) (err error) {
-	client, _, err := opts.client(opts.term, opts.URL, nil)
+	client, err := opts.client(opts.term, opts.URL)
 	if err != nil {
 		return err
 	}
@@ -61,7 +63,7 @@ func runLogin(ctx context.Context, opts loginOptions) (err error) {
 	if opts.Resume {
 		return client.Resume(ctx)
 	}
-	if err := client.SignIn(ctx); err != nil {
+	if err := opts.signInto(ctx, client); err != nil {
 		return err
 	}
 	status, err := client.Status(ctx)
@@ -81,35 +83,48 @@ func runLogin(ctx context.Context, opts loginOptions) (err error) {
 	return err
 }
 
+// signInto signs in, by what another program holds where that was asked for.
+func (o *loginOptions) signInto(ctx context.Context, client *oauthclient.Client) error {
+	if !o.Import {
+		return client.SignIn(ctx)
+	}
+	dir, err := mcpRemoteDir()
+	if err != nil {
+		return err
+	}
+	held, err := findMCPRemote(dir, o.URL, &o.signIn)
+	if errors.Is(err, errNothingThere) {
+		return withHint(err, "give the URL and the flags as mcp-remote had them, or sign in without --import-mcp-remote")
+	}
+	if err != nil {
+		return err
+	}
+	if held.ClientID == "" {
+		held.ClientID = o.signIn.ClientID // of a client that was registered beforehand
+	}
+	if err := client.Import(ctx, held); err != nil {
+		return fmt.Errorf("take over mcp-remote's sign-in: %w", err)
+	}
+	// What is void shows when it is used.
+	valid, err := client.Verify(ctx)
+	if err != nil || valid {
+		return err
+	}
+	_, _ = fmt.Fprintln(o.term.err, "note: mcp-remote's sign-in is no longer valid") // a closed stderr must not stop the sign-in
+	return client.SignIn(ctx)
+}
+
 // whereSecretsLie says where the key to the tokens is kept.
 func whereSecretsLie(s oauthclient.Status) string {
 	switch s.SecretIn {
 	case "keyring":
 		return "tokens are sealed with a key in the system's keyring"
+	case credstore.BackendPassphrase:
+		return "tokens are sealed with a key in a file beside them, and that with your passphrase"
 	case "file":
 		return "tokens are sealed with a key in a file beside them: this machine has no keyring, or none was to be used"
 	}
 	return "nothing is stored on this machine"
-}
-
-// latest is the sign-in URL that a person was last shown.
-type latest struct {
-	mu  sync.Mutex
-	url string
-}
-
-func newLatest() *latest { return &latest{} }
-
-func (l *latest) set(url string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.url = url
-}
-
-func (l *latest) get() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.url
 }
 
 // showSignIn prints the sign-in URL for a person.

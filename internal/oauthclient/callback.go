@@ -22,8 +22,8 @@ const callbackPath = "/oauth/callback"
 // documentPorts are the ports of the redirect URIs in the client metadata
 // document of this program, docs/client-metadata.json: a document cannot name
 // any port, and not every authorization server lets it vary (RFC 8252 section
-// 7.3).
-var documentPorts = []int{33418, 33419, 33420, 33421, 33422, 33423, 33424, 33425}
+// 7.3). They lie below what systems give to outgoing connections.
+var documentPorts = []int{18418, 18419, 18420, 18421, 18422, 18423, 18424, 18425}
 
 // Callback says where the browser brings the answer of a sign-in. The zero
 // value is a free port of this machine, reached from this machine only.

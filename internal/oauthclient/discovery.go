@@ -102,7 +102,7 @@ func (c *Client) discover(ctx context.Context, challenge *Challenge) (*discovery
 	}
 	var errs []error
 	for _, issuer := range resource.AuthorizationServers[:min(len(resource.AuthorizationServers), maxIssuers)] {
-		meta, err := c.serverMetadata(ctx, issuer)
+		meta, err := c.serverMetadata(ctx, issuer, func(string) bool { return false })
 		if err == nil && meta == nil {
 			err = fmt.Errorf("authorization server %q publishes no metadata", printable(issuer))
 		}
@@ -124,7 +124,12 @@ func (c *Client) discoverOnServer(ctx context.Context, resource *resourceMetadat
 	if resource != nil {
 		d.resource, d.scopesSupported = resource.Resource, resource.ScopesSupported
 	}
-	meta, err := c.serverMetadata(ctx, root, root+"/")
+	meta, err := c.serverMetadata(ctx, root, func(published string) bool {
+		// Nobody has written this issuer anywhere, it is derived. What the same
+		// origin says of itself is as good.
+		u, err := url.Parse(published)
+		return err == nil && origin(u) == origin(c.server) && c.http.check(u) == nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -230,9 +235,8 @@ func (c *Client) resourceMetadata(ctx context.Context, challenge *Challenge) (*r
 
 // serverMetadata fetches the metadata of an issuer. It returns nil where none
 // is published, and an error where what is published may not be used.
-// The document's issuer must be issuer or one of others: an issuer that was not
-// written anywhere but derived from a server's root may have a slash or not.
-func (c *Client) serverMetadata(ctx context.Context, issuer string, others ...string) (*serverMetadata, error) {
+// The document's issuer must be issuer, or one that alike accepts.
+func (c *Client) serverMetadata(ctx context.Context, issuer string, alike func(published string) bool) (*serverMetadata, error) {
 	u, err := c.http.parse(issuer)
 	if err != nil {
 		return nil, fmt.Errorf("authorization server: %w", err)
@@ -261,7 +265,7 @@ func (c *Client) serverMetadata(ctx context.Context, issuer string, others ...st
 			continue
 		}
 		// RFC 8414 section 3.3: identical, so nothing is normalised.
-		if m.Issuer != issuer && !slices.Contains(others, m.Issuer) {
+		if m.Issuer != issuer && !alike(m.Issuer) {
 			refused = fmt.Errorf("authorization server %q publishes metadata of another issuer, %q", displayURL(u), printable(m.Issuer))
 			continue
 		}

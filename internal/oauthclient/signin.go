@@ -59,7 +59,7 @@ func (c *Client) signIn(ctx context.Context, req signInRequest) error {
 			return pending.failure(c)
 		}
 	}
-	if pending.underWay(c.opts.Now()) && containsAll(pending.Scopes, req.stepUp) {
+	if pending.underWay(c.opts.Now()) && containsAll(pending.Scopes, req.stepUp) && (pending.DeviceCode != "") == (c.opts.Flow == FlowDevice) {
 		if pending.DeviceCode != "" {
 			c.log.Info("going on with a sign-in that another process began", "server", c.display())
 			return c.finishDevice(ctx, req, pending)
@@ -484,14 +484,9 @@ func (c *Client) suspect(ctx context.Context, reg registration) {
 // probe asks the server how it refuses a request without a token, which names
 // its metadata and scopes. The request does nothing where none is refused.
 func (c *Client) probe(ctx context.Context) (*Challenge, error) {
-	header := http.Header{"Accept": {"application/json, text/event-stream"}}
-	a, err := c.http.post(ctx, c.server.String(), "application/json", []byte(`{"jsonrpc":"2.0","id":"sign-in","method":"ping"}`), header)
-	if err == nil && (a.status == http.StatusNotFound || a.status == http.StatusMethodNotAllowed) {
-		// An endpoint of revision 2024-11-05 opens its stream by GET.
-		a, err = c.http.do(ctx, http.MethodGet, c.server.String(), nil, "", http.Header{"Accept": {"text/event-stream"}})
-	}
+	a, err := c.askServer(ctx, "")
 	if err != nil {
-		return nil, fmt.Errorf("ask %q: %w", c.display(), err)
+		return nil, err
 	}
 	challenge := bearerChallenge(a.header)
 	if a.status == http.StatusUnauthorized || challenge.Scheme != "" {
@@ -505,6 +500,25 @@ func (c *Client) probe(ctx context.Context) (*Challenge, error) {
 		return nil, fmt.Errorf("%q asks for no sign-in (status %d)", c.display(), a.status)
 	}
 	return nil, nil
+}
+
+// askServer sends the server a request that does nothing, with token if it is
+// not empty.
+func (c *Client) askServer(ctx context.Context, token string) (*answer, error) {
+	header := http.Header{"Accept": {"application/json, text/event-stream"}}
+	if token != "" {
+		header.Set("Authorization", "Bearer "+token)
+	}
+	a, err := c.http.post(ctx, c.server.String(), "application/json", []byte(`{"jsonrpc":"2.0","id":"sign-in","method":"ping"}`), header)
+	if err == nil && (a.status == http.StatusNotFound || a.status == http.StatusMethodNotAllowed) {
+		// An endpoint of revision 2024-11-05 opens its stream by GET.
+		header.Set("Accept", "text/event-stream")
+		a, err = c.http.do(ctx, http.MethodGet, c.server.String(), nil, "", header)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask %q: %w", c.display(), err)
+	}
+	return a, nil
 }
 
 func (c *Client) prompt(authURL, code string) {
