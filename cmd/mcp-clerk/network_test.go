@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
+	"log"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -63,7 +65,7 @@ func TestServersOfOwnAuthoritiesAndWithClientCertificatesAreReached(t *testing.T
 	}))
 	srv.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool()}
 	srv.TLS.ClientCAs.AddCert(parsed)
-	srv.Config.ErrorLog = nil
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // refusals are part of the test
 	srv.StartTLS()
 	defer srv.Close()
 	ca := filepath.Join(dir, "ca.pem")
