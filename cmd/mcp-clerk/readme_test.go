@@ -66,7 +66,7 @@ func TestREADME(t *testing.T) {
 		if err != nil || len(documents) == 0 {
 			t.Fatalf("no decisions were found: %v", err)
 		}
-		for _, name := range []string{"README.md", "SECURITY.md", filepath.Join("docs", "architecture.md"), filepath.Join("docs", "operations.md"), filepath.Join("docs", "clerk.md")} {
+		for _, name := range []string{"README.md", "SECURITY.md", filepath.Join("docs", "architecture.md"), filepath.Join("docs", "operations.md"), filepath.Join("docs", "clerk.md"), filepath.Join("docs", "connect.md")} {
 			documents = append(documents, filepath.Join("..", "..", name))
 		}
 		flag := regexp.MustCompile("`[^`]*?(--[a-z][a-z0-9-]+)[^`]*`")
@@ -99,6 +99,16 @@ func TestREADME(t *testing.T) {
 		for _, name := range regexp.MustCompile(`(?m)^ +(?:-\w, |    )(--[a-z0-9-]+)|\b([A-Z]+_[A-Z_]+)\b`).FindAllStringSubmatch(text, -1) {
 			if name := name[1] + name[2]; name != "--help" && name != "NAME_FILE" && !described[name] && !strings.Contains(readme, "`"+name+"`") {
 				t.Errorf("serve --help has %s, which the README does not describe", name)
+			}
+		}
+	})
+
+	t.Run("settings of login", func(t *testing.T) {
+		_, section, _ := strings.Cut(readme, "\n### Settings of connect and login\n")
+		section, _, _ = strings.Cut(section, "\n#")
+		for _, m := range regexp.MustCompile(`(?m)^ +(--[a-z-]+)`).FindAllStringSubmatch(help("login"), -1) {
+			if m[1] != "--help" && !strings.Contains(section, "`"+m[1]+"`") {
+				t.Errorf("login --help has %s, which the README does not describe", m[1])
 			}
 		}
 	})
