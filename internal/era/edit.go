@@ -102,20 +102,12 @@ func lead(obj json.RawMessage, members string) json.RawMessage {
 	return append(out, rest...)
 }
 
-// splice returns raw with part, a slice of it, replaced.
-func splice(raw, part, with []byte) []byte {
-	at := cap(raw) - cap(part)
-	out := make([]byte, 0, len(raw)-len(part)+len(with))
-	out = append(append(out, raw[:at]...), with...)
-	return append(out, raw[at+len(part):]...)
-}
-
 // withParams returns m, a request or a notification, with other params.
 func withParams(m *jsonrpc.Message, params json.RawMessage) *jsonrpc.Message {
 	if m.Params == nil {
 		return parse(set(m.Raw, "params", params))
 	}
-	return parse(splice(m.Raw, m.Params, params))
+	return parse(jsonrpc.Splice(m.Raw, m.Params, params))
 }
 
 // withResult returns the response m with another result and id.
@@ -123,7 +115,7 @@ func withResult(m *jsonrpc.Message, id, result json.RawMessage) []byte {
 	if bytes.Equal(result, m.Result) {
 		return jsonrpc.ReplaceID(m, id)
 	}
-	return jsonrpc.ReplaceID(parse(splice(m.Raw, m.Result, result)), id)
+	return jsonrpc.ReplaceID(parse(jsonrpc.Splice(m.Raw, m.Result, result)), id)
 }
 
 // withID returns the response m under another id. An error may have had none

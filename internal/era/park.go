@@ -341,7 +341,7 @@ func (t *ToLegacy) progress(s *session, f *flight, m *jsonrpc.Message) {
 		return
 	}
 	if theirs, ok := jsonrpc.Lookup(f.owner.m.Params, "_meta", "progressToken"); ok {
-		t.add(Step{Verb: Deliver, For: f.owner.key, Message: parse(splice(m.Raw, token, theirs))})
+		t.add(Step{Verb: Deliver, For: f.owner.key, Message: parse(jsonrpc.Splice(m.Raw, token, theirs))})
 	}
 }
 
@@ -431,7 +431,7 @@ func (t *ToLegacy) failed(now time.Time, f *flight, m *jsonrpc.Message) {
 		becomes = jsonrpc.CodeInternal
 	}
 	if becomes != 0 {
-		m = parse(splice(m.Raw, m.Error, set(m.Error, "code", json.RawMessage(strconv.Itoa(becomes)))))
+		m = parse(jsonrpc.Splice(m.Raw, m.Error, set(m.Error, "code", json.RawMessage(strconv.Itoa(becomes)))))
 	}
 	t.deliver(r.key, withID(m, r.m.ID))
 }
