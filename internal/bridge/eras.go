@@ -41,7 +41,7 @@ type eras struct {
 const lookAgain = time.Minute
 
 func newEras(b *bridge, client *transport.Client) *eras {
-	e := &eras{b: b, client: client, modern: &modernLeg{client: client, log: b.log}, sole: make(chan struct{}, 1)}
+	e := &eras{b: b, client: client, modern: &modernLeg{client: client, b: b}, sole: make(chan struct{}, 1)}
 	e.forLegacy = client.NewSession(e.unasked)
 	e.forModern = e.modern
 	return e
@@ -264,7 +264,7 @@ func (e *eras) retire(r remote) {
 }
 
 func (e *eras) translate(m era.Machine, dial func(func(*jsonrpc.Message) error) remote) *translation {
-	return newTranslation(m, e.b.log, dial, e.unasked)
+	return newTranslation(e.b, m, dial)
 }
 
 // reopen looks for the era of a server that has ended the host's session and
@@ -420,7 +420,13 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 }
 
 func (e *eras) legacyOptions() era.LegacyOptions {
-	return era.LegacyOptions{Name: e.b.o.Name, Version: e.b.o.Version, Server: e.client.Host()}
+	return era.LegacyOptions{Name: e.b.o.Name, Version: e.b.o.Version, Server: e.client.Host(), Keep: func(m *jsonrpc.Message) *jsonrpc.Message {
+		whole, err := e.b.loaded(m)
+		if err != nil {
+			return parsed(e.b.failure(m.ID, "", err))
+		}
+		return whole
+	}}
 }
 
 // discover has t open the session that call wants: the answer comes from there.

@@ -377,7 +377,6 @@ func TestAServerThatChangesItsEra(t *testing.T) {
 // sseServer speaks HTTP+SSE and nothing else.
 type sseServer struct {
 	endpoint string // named in place of its own
-	legacy   *remote
 
 	mu      sync.Mutex
 	streams map[string]chan string

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -19,8 +18,8 @@ import (
 // its tools ask for (basic/transports/streamable-http, "Custom Headers from Tool
 // Parameters"). They are known from the tools/list results that have passed by.
 type modernLeg struct {
+	b      *bridge
 	client *transport.Client
-	log    *slog.Logger
 
 	mu    sync.Mutex
 	tools map[string][]transport.HeaderParam // by name, those with any
@@ -36,7 +35,13 @@ func (l *modernLeg) Do(ctx context.Context, call transport.Call) error {
 	switch call.Message.Method {
 	case "tools/list":
 		deliver := call.Deliver
-		call.Deliver = func(m *jsonrpc.Message) error { return deliver(l.learn(m)) }
+		call.Deliver = func(m *jsonrpc.Message) error {
+			whole, err := l.b.loaded(m)
+			if err != nil {
+				return err
+			}
+			return deliver(l.learn(whole))
+		}
 		return l.client.Do(ctx, call)
 	case "tools/call":
 		return l.call(ctx, call)
@@ -74,7 +79,7 @@ func (l *modernLeg) call(ctx context.Context, call transport.Call) error {
 		return err
 	}
 	if err := l.lookUp(ctx, call.Message); err != nil {
-		l.log.Debug("tools not looked up", "error", err.Error())
+		l.b.log.Debug("tools not looked up", "error", err.Error())
 		return call.Deliver(mismatch)
 	}
 	call.Header = l.header(call.Message)
@@ -112,7 +117,7 @@ func (l *modernLeg) learn(m *jsonrpc.Message) *jsonrpc.Message {
 		schema, _ := jsonrpc.Lookup(tool, "inputSchema")
 		params, err := transport.HeaderParams(schema)
 		if err != nil {
-			l.log.Warn("left out a tool whose definition is invalid", "tool", strconv.Quote(name), "reason", err.Error())
+			l.b.log.Warn("left out a tool whose definition is invalid", "tool", strconv.Quote(name), "reason", err.Error())
 			continue
 		}
 		kept = append(kept, tool)
@@ -166,6 +171,10 @@ func (l *modernLeg) lookUp(ctx context.Context, m *jsonrpc.Message) error {
 		request := jsonrpc.NewRequest(json.RawMessage(`"mcp-clerk-tools-`+strconv.Itoa(page)+`"`), "tools/list", json.RawMessage(params))
 		cursor = ""
 		err := l.client.Do(ctx, transport.Call{Message: parsed(request), Deliver: func(m *jsonrpc.Message) error {
+			m, err := l.b.loaded(m)
+			if err != nil {
+				return err
+			}
 			l.learn(m)
 			if next, ok := jsonrpc.Lookup(m.Result, "nextCursor"); ok && next[0] == '"' {
 				cursor = `"cursor":` + string(next) + `,`

@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"context"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -15,14 +14,13 @@ import (
 // the host's own era sees it. What the machine wants is done one step after the
 // other, in its order; calls to the server go on beside that.
 type translation struct {
-	log     *slog.Logger
-	dial    func(deliver func(*jsonrpc.Message) error) remote // makes a leg
-	deliver func(*jsonrpc.Message) error                      // of what belongs to no request
-	life    context.Context                                   //nolint:containedctx // its own, ended by Close
-	end     context.CancelCauseFunc
-	wake    chan struct{} // has one element when the machine's next time may have changed
-	wg      sync.WaitGroup
-	tells   sync.WaitGroup // messages that nobody answers
+	b     *bridge
+	dial  func(deliver func(*jsonrpc.Message) error) remote // makes a leg
+	life  context.Context                                   //nolint:containedctx // its own, ended by Close
+	end   context.CancelCauseFunc
+	wake  chan struct{} // has one element when the machine's next time may have changed
+	wg    sync.WaitGroup
+	tells sync.WaitGroup // messages that nobody answers
 
 	// turn is held by whoever has the machine, and to the end of its steps.
 	turn  chan struct{}
@@ -39,11 +37,10 @@ type hostCall struct {
 	done chan error
 }
 
-// newTranslation runs m. dial makes a connection with the server; deliver takes
-// what belongs to no request of the host.
-func newTranslation(m era.Machine, log *slog.Logger, dial func(func(*jsonrpc.Message) error) remote, deliver func(*jsonrpc.Message) error) *translation {
+// newTranslation runs m. dial makes a connection with the server.
+func newTranslation(b *bridge, m era.Machine, dial func(func(*jsonrpc.Message) error) remote) *translation {
 	t := &translation{
-		log: log, dial: dial, deliver: deliver, m: m, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
+		b: b, dial: dial, m: m, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 		host: map[string]*hostCall{}, calls: map[int]context.CancelFunc{}, legs: map[int]remote{},
 	}
 	t.life, t.end = context.WithCancelCause(context.Background())
@@ -55,6 +52,13 @@ func newTranslation(m era.Machine, log *slog.Logger, dial func(func(*jsonrpc.Mes
 // transport.Session.Do.
 func (t *translation) Do(ctx context.Context, call transport.Call) error {
 	m := call.Message
+	if _, keeps := t.m.(*era.ToLegacy); keeps || m.IsResponse() {
+		// The machine needs all of it, or for longer than it is kept for.
+		var err error
+		if m, err = t.b.loaded(m); err != nil {
+			return err
+		}
+	}
 	if !m.IsRequest() {
 		return t.act(ctx, func(now time.Time) []era.Step { return t.m.Host(now, m) })
 	}
@@ -148,7 +152,7 @@ func (t *translation) give(s era.Step) error {
 	h := t.host[s.For]
 	switch {
 	case s.For == "":
-		return t.deliver(s.Message)
+		return t.b.deliver(nil, s.Message)
 	case h == nil:
 		return nil
 	case !s.Message.IsResponse():
@@ -179,7 +183,7 @@ func (t *translation) send(s era.Step) {
 			defer cancel()
 			err := leg.Do(ctx, call)
 			if err != nil {
-				t.log.Warn("message not accepted by the server", "method", s.Message.Method, "error", err.Error())
+				t.b.log.Warn("message not accepted by the server", "method", s.Message.Method, "error", err.Error())
 			}
 			_ = t.act(t.life, func(now time.Time) []era.Step { return t.m.Ended(now, s.Call, err) }) // at its end nobody cares
 		})
@@ -207,8 +211,19 @@ func (t *translation) send(s era.Step) {
 	})
 }
 
-// arrived takes a message of the server.
+// arrived takes a message of the server. Of a large one only a plain result can
+// pass in parts: of others the machine keeps something.
 func (t *translation) arrived(ctx context.Context, leg, call int, m *jsonrpc.Message) error {
+	if t.b.spool.Holds(m.Raw) {
+		kind, _ := jsonrpc.LookupString(m.Result, "resultType")
+		_, opens := jsonrpc.Lookup(m.Result, "protocolVersion")
+		if m.Result == nil || kind == "input_required" || opens {
+			var err error
+			if m, err = t.b.loaded(m); err != nil {
+				return err
+			}
+		}
+	}
 	return t.act(ctx, func(now time.Time) []era.Step { return t.m.Server(now, leg, call, m) })
 }
 

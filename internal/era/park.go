@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,7 +38,7 @@ type flight struct {
 	size   int // of held
 	answer *jsonrpc.Message
 	err    error
-	resend *jsonrpc.Message // what to send when the host is back; nil: nothing
+	again  bool // it is called anew when the host is back
 }
 
 // question is a request of the server that the host has to answer.
@@ -103,7 +104,7 @@ func digest(m *jsonrpc.Message) []byte {
 	d.UseNumber()
 	var v any
 	if err := d.Decode(&v); err == nil {
-		_ = json.NewEncoder(h).Encode(v) // a hash takes everything; keys are sorted
+		_, _ = fmt.Fprintf(h, "%#v", v) // keys are sorted
 	}
 	return h.Sum(nil)
 }
@@ -190,7 +191,7 @@ func (t *ToLegacy) flightDue(now time.Time, f *flight) {
 	}
 	const text = "the client cannot be asked for more input now"
 	t.declineAll(f, text)
-	if f.resend != nil {
+	if f.again {
 		t.settle(f)
 		t.refuse(f.owner.m.ID, jsonrpc.CodeInternal, text, nil)
 	}
@@ -273,9 +274,12 @@ func (t *ToLegacy) resume(now time.Time, r *request, token json.RawMessage) {
 		t.refuse(r.m.ID, jsonrpc.CodeInternal, "what the server requires first has been declined", nil)
 	case len(f.asked) > 0: // they were not all answered, or there are more
 		t.flightDue(now, f)
-	case f.resend != nil:
-		m := f.resend
-		f.resend = nil
+	case f.again:
+		f.again = false
+		m := withoutMeta(r.m, "inputResponses", "requestState")
+		if _, ok := jsonrpc.Lookup(m.Params, "_meta", "progressToken"); ok && f.token != nil {
+			m = withToken(m, f.token)
+		}
 		t.fly(f, m, r.m.ID)
 	}
 }
@@ -299,6 +303,7 @@ func (t *ToLegacy) unseal(m *jsonrpc.Message, token json.RawMessage) *flight {
 // hold keeps a notification for the host to come back; of too many the oldest
 // go.
 func (t *ToLegacy) hold(f *flight, m *jsonrpc.Message) {
+	m = t.o.Keep(m)
 	f.held = append(f.held, m)
 	f.size += len(m.Raw)
 	t.held += len(m.Raw)
@@ -361,6 +366,9 @@ func (t *ToLegacy) landed(now time.Time, f *flight, m *jsonrpc.Message, err erro
 	t.declineAll(f, "the request has ended")
 	switch {
 	case f.owner == nil:
+		if m != nil {
+			m = t.o.Keep(m)
+		}
 		f.answer, f.err = m, err
 	case err != nil:
 		t.settle(f)
@@ -414,10 +422,7 @@ func (t *ToLegacy) failed(now time.Time, f *flight, m *jsonrpc.Message) {
 			}
 		}
 		if len(f.asked) > 0 {
-			f.resend = withoutMeta(r.m, "inputResponses", "requestState")
-			if f.token != nil {
-				f.resend = withToken(f.resend, f.token)
-			}
+			f.again = true
 			t.park(now, f)
 			return
 		}

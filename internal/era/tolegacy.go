@@ -45,6 +45,9 @@ type LegacyOptions struct {
 	Server string
 	// Rand is read for secrets; nil means crypto/rand.
 	Rand io.Reader
+	// Keep makes a message of the server last for longer than the call that
+	// brought it. Nil stands for a func that returns it.
+	Keep func(*jsonrpc.Message) *jsonrpc.Message
 }
 
 // session is one legacy session with the server.
@@ -91,6 +94,9 @@ var _ Machine = (*ToLegacy)(nil)
 func NewToLegacy(o LegacyOptions) *ToLegacy {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
+	}
+	if o.Keep == nil {
+		o.Keep = func(m *jsonrpc.Message) *jsonrpc.Message { return m }
 	}
 	return &ToLegacy{
 		o: o, key: random(o.Rand, 32), sessions: map[int]*session{}, inFlight: map[int]*errand{},

@@ -251,7 +251,7 @@ func (s *SSESession) open(life context.Context, authorizing func(bool)) (*sseCon
 		return nil, s.c.statusError(resp, "no event stream")
 	}
 	late := time.AfterFunc(endpointTime, cancel)
-	r := NewEventReader(resp.Body, s.c.max)
+	r := NewEventReader(resp.Body, s.c.max, s.c.spool)
 	ev, err := r.Next()
 	if !late.Stop() {
 		err = errors.New("it names no endpoint")
@@ -361,12 +361,20 @@ func (s *SSESession) read(r *EventReader, conn *sseConn) error {
 		if err != nil {
 			return err
 		}
-		for _, m := range s.c.messages(ev) {
-			if err := s.dispatch(conn, m); err != nil {
-				return err
-			}
+		if err := s.dispatchAll(conn, ev); err != nil {
+			return err
 		}
 	}
+}
+
+func (s *SSESession) dispatchAll(conn *sseConn, ev Event) error {
+	defer s.c.spool.Release(ev.Data)
+	for _, m := range s.c.messages(ev) {
+		if err := s.dispatch(conn, m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dispatch gives a message to the call that it belongs to, as far as that can be
