@@ -23,10 +23,11 @@ type accountOptions struct {
 	CredentialStore string
 	Profile         string
 	StateDir        string
-	Scope           string
 	CAFile          string
 	AllowHTTP       bool
-	NoBrowser       bool
+
+	signIn signInOptions // of the commands that have bindSignIn
+	pasted <-chan string // lines typed while a sign-in waits; nil: none are read
 }
 
 func (o *accountOptions) bindStore(f *pflag.FlagSet) {
@@ -40,8 +41,7 @@ func (o *accountOptions) bindStore(f *pflag.FlagSet) {
 
 func (o *accountOptions) bindSignIn(f *pflag.FlagSet) {
 	o.bindStore(f)
-	f.StringVar(&o.Scope, "scope", "", "scopes to ask for, space-separated, instead of what the server names")
-	f.BoolVar(&o.NoBrowser, "no-browser", false, "print the sign-in URL on standard error and open no browser")
+	o.signIn.bind(f)
 }
 
 // openStore opens the credential store; what a person should know of it is
@@ -57,43 +57,66 @@ func (o *accountOptions) openStore(term terminal) (*credstore.Store, error) {
 }
 
 // client is the OAuth client of one account at server.
-// shown, if not nil, is told each sign-in URL that the person is shown.
-func (o *accountOptions) client(term terminal, server string, shown func(url string)) (*oauthclient.Client, *http.Transport, error) {
+func (o *accountOptions) client(term terminal, server string) (*oauthclient.Client, error) {
+	a, err := o.open(term, server, nil)
+	return a.client, err
+}
+
+// opened is an account that is used: its client, what that stands on, and what
+// is kept beside its credential.
+type opened struct {
+	client *oauthclient.Client
+	base   *http.Transport
+	note   *credstore.Note
+}
+
+// open opens an account at server. shown, if not nil, is told each sign-in URL
+// that the person is shown.
+func (o *accountOptions) open(term terminal, server string, shown func(url string)) (opened, error) {
 	server, err := o.serverURL(server)
 	if err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
 	store, err := o.openStore(term)
 	if err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
 	base, err := o.transport()
 	if err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
 	options := oauthclient.Options{
 		ServerURL: server,
 		Profile:   o.Profile,
 		Transport: base,
-		Scope:     o.Scope,
 		OpenURL:   openBrowser(term.err),
-		Prompt: func(url string) {
-			showSignIn(term.err, url)
+		Pasted:    o.pasted,
+		Prompt: func(url, code string) {
+			showSignIn(term.err, url, code, o.pasted != nil && isTerminal(term.in))
 			if shown != nil {
 				shown(url)
 			}
 		},
+		Notice: func(text string) {
+			_, _ = fmt.Fprintln(term.err, "note: "+harmless(text)) // a closed stderr must not stop the sign-in
+		},
 	}
-	if o.NoBrowser {
+	if err := o.signIn.apply(&options, newEnvironment()); err != nil {
+		return opened{}, err
+	}
+	if options.Callback.OffLoopback() {
+		options.Notice("the browser's answer does not stay on this machine: whoever can read it on its way, or reach its port, may take part in the sign-in")
+	}
+	if o.signIn.NoBrowser {
 		options.OpenURL = func(string) error { return nil } // the person opens what Prompt shows
 	}
 	record := store.Record(credstore.Key{Profile: o.Profile, Server: server, Variant: options.Variant()})
 	options.Store, options.Pending = record, record.Pending()
 	client, err := oauthclient.New(options)
 	if err != nil {
-		return nil, nil, usageError{err}
+		return opened{}, usageError{err}
 	}
-	return client, base, nil
+	return opened{client, base, record.Note()}, nil
 }
 
 // transport is the base of all requests, with the authorities of --ca-file.
@@ -178,7 +201,7 @@ func (o *accountOptions) accounts(ctx context.Context, term terminal, server str
 		accounts = append(accounts, a)
 	}
 	if server != "" && len(accounts) == 0 {
-		client, _, err := o.client(term, server, nil) // which has nothing, and says so
+		client, err := o.client(term, server) // which has nothing, and says so
 		return []account{{client: client, err: err}}, err
 	}
 	return accounts, nil

@@ -17,13 +17,14 @@ type connectOptions struct {
 	accountOptions
 	URL     string
 	Headers []string
+	resume  []string // the command line that takes over a sign-in
 	term    terminal
 }
 
 func newConnectCmd(term terminal) *cobra.Command {
 	opts := connectOptions{term: term}
 	cmd := &cobra.Command{
-		Use:     "connect URL",
+		Use:     "connect URL [PORT]",
 		Aliases: []string{"proxy"},
 		Short:   "The stdio bridge to a remote MCP server",
 		Long: `Relays newline-delimited JSON-RPC between standard input and output and the remote
@@ -37,9 +38,13 @@ Claude Desktop and other stdio hosts run it as their command:
 Standard output carries JSON-RPC and nothing else. $BROWSER, when set, is the
 command that opens the sign-in page.`,
 		Example: "  mcp-clerk connect https://mcp.example.com/mcp",
-		Args:    oneURL,
+		Args:    urlAndPort,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.URL = args[0]
+			if err := opts.signIn.port(args); err != nil {
+				return err
+			}
+			opts.resume = resumeArgs(cmd.Flags(), args)
 			return runConnect(cmd.Context(), opts)
 		},
 	}
@@ -49,9 +54,11 @@ command that opens the sign-in page.`,
 	return cmd
 }
 
-func oneURL(cmd *cobra.Command, args []string) error {
-	if len(args) != 1 {
-		return usagef("%s takes the URL of one server, not %d arguments", cmd.Name(), len(args))
+// urlAndPort takes a server's URL and, as mcp-remote does, the port that the
+// browser's answer comes to.
+func urlAndPort(cmd *cobra.Command, args []string) error {
+	if len(args) < 1 || len(args) > 2 {
+		return usagef("%s takes the URL of one server and the port of its sign-in, not %d arguments", cmd.Name(), len(args))
 	}
 	return nil
 }
@@ -65,11 +72,13 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	prompted := newLatest()
-	client, base, err := opts.client(opts.term, server, prompted.set)
+	shown := newShownSignIn()
+	account, err := opts.open(opts.term, server, shown.begin)
 	if err != nil {
 		return err
 	}
+	client := account.client
+	shown.Client = client
 	defer func() { err = errors.Join(err, client.Close()) }()
 	stdout, restore, err := claimStdout(opts.term)
 	if err != nil {
@@ -77,17 +86,27 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	}
 	defer restore()
 	err = bridge.Run(ctx, bridge.Options{
-		Stdin:        opts.term.in,
-		Stdout:       stdout,
-		URL:          server,
-		HTTPClient:   &http.Client{Transport: base},
-		Header:       header,
-		Authorizer:   client,
-		SignInURL:    prompted.get,
+		Stdin:      opts.term.in,
+		Stdout:     stdout,
+		URL:        server,
+		HTTPClient: &http.Client{Transport: account.base},
+		Header:     header,
+		Authorizer: shown,
+		SignInURL:  shown.current,
+		SignIns:    shown.begun,
+		Kept:       account.note.Read,
+		Keep: func(result []byte) {
+			_ = account.note.Write(result) // the next start is told less, and nothing else happens
+		},
 		LoginCommand: opts.loginCommand(server),
 		Name:         "mcp-clerk",
 		Version:      currentVersion(),
 	})
+	if client.SigningIn() {
+		if err := detach(opts.resume); err != nil {
+			_, _ = fmt.Fprintf(opts.term.err, "note: the sign-in waits until this account is used again: %v\n", err)
+		}
+	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // a host ends its command with a signal, too
 	}

@@ -40,6 +40,14 @@ type Options struct {
 	// SignInURL returns the page where a sign-in that is under way waits for the
 	// person, or "". Nil stands for a func that returns "".
 	SignInURL func() string
+	// SignIns delivers the URL of each sign-in when it begins, to be shown by a
+	// host that can. Nil: none is.
+	SignIns <-chan string
+	// Kept returns the initialize result that Keep was last given for this
+	// server, or nil: a host that must be answered in the server's place is told
+	// what the server said then. Both may be nil.
+	Kept func() []byte
+	Keep func(result []byte)
 	// LoginCommand is what a person runs to sign in, named in errors.
 	LoginCommand string
 	// Name and Version are how the bridge calls itself where it answers in the
@@ -117,6 +125,7 @@ type bridge struct {
 	active    int    // what an end of stdin waits for
 	notes     int
 	eof       bool
+	offered   offered
 	closed    bool
 	drained   chan struct{}
 }
@@ -129,6 +138,9 @@ func Run(ctx context.Context, o Options) error {
 	b, client, err := newBridge(o)
 	if err != nil {
 		return err
+	}
+	if b.o.SignIns != nil {
+		b.background(b.offerSignIns)
 	}
 	var ended error // readAll's, behind the closing of read
 	read := make(chan struct{})
@@ -344,6 +356,9 @@ func (b *bridge) notification(m *jsonrpc.Message) {
 		defer b.settled(func() { b.notes-- })
 		defer b.spool.Release(m.Raw)
 		defer close(done)
+		if hs != nil && m.Method == methodReady {
+			hs.ready.set()
+		}
 		if hs != nil && !hs.wait(b.life) {
 			return
 		}

@@ -192,7 +192,9 @@ func (p *pending) expire() {
 // authorizing bounds the wait for a sign-in by its own time, and starts the
 // request's anew behind it.
 func (p *pending) authorizing(waiting bool) {
-	p.signingIn.Store(waiting)
+	if p.signingIn.Swap(waiting) && !waiting {
+		p.b.signInDone()
+	}
 	if waiting {
 		p.started.Store(false) // the server refused it without executing it
 	}
