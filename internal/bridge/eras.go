@@ -30,7 +30,8 @@ type eras struct {
 	forLegacy  remote           // where a legacy host's messages go
 	forModern  remote           // where a modern host's go
 	hostModern bool             // the era of the host's last request
-	confirmed  bool             // the server has served a modern request
+	confirmed  bool             // the server has answered as a modern one
+	doubtful   bool             // it has answered a modern request as if it were none
 	looked     time.Time        // when no other era was found
 	initialize *jsonrpc.Message // the host's
 	closed     bool
@@ -94,13 +95,16 @@ func (e *eras) Close(ctx context.Context) {
 }
 
 // refusal is a JSON-RPC error that came with an HTTP status other than success,
-// or, with status 200, one that says that the server is of another era.
+// or, with status 200, a response that says that the server is of another era.
 type refusal struct {
 	status  int
 	message *jsonrpc.Message
 }
 
 func (r *refusal) Error() string {
+	if r.message.Error == nil {
+		return "a result of another revision"
+	}
 	text, _ := jsonrpc.LookupString(r.message.Error, "message")
 	return fmt.Sprintf("HTTP status %d, error %d: %q", r.status, era.ErrorCode(r.message.Error), text)
 }
@@ -129,7 +133,7 @@ func probing(ctx context.Context, r remote, call transport.Call, wrong func(stat
 	var refused *refusal
 	given := call
 	given.Deliver = func(m *jsonrpc.Message) error {
-		if m.IsResponse() && m.Error != nil && wrong(http.StatusOK, m) {
+		if m.IsResponse() && wrong(http.StatusOK, m) {
 			refused = &refusal{http.StatusOK, m}
 			return nil
 		}
@@ -175,9 +179,14 @@ func raw(data json.RawMessage) any {
 // does is asked by server/discover, and translated for if it answers; one that
 // takes neither may speak HTTP+SSE.
 func (e *eras) open(ctx context.Context, call transport.Call, now remote) error {
-	err := probing(ctx, now, call, func(status int, m *jsonrpc.Message) bool {
+	given := call
+	// What a server of either era takes; a modern one requires it.
+	given.Header = http.Header{"Mcp-Method": {methodInitialize}}
+	err := probing(ctx, now, given, func(status int, m *jsonrpc.Message) bool {
 		code := era.ErrorCode(m.Error)
-		return era.IsModernCode(code) || code == jsonrpc.CodeMethodNotFound || elsewhere(&refusal{status: status})
+		version, _ := jsonrpc.LookupString(m.Result, "protocolVersion")
+		return era.IsModernCode(code) || code == jsonrpc.CodeMethodNotFound || slices.Contains(era.ModernVersions, version) ||
+			m.Error != nil && elsewhere(&refusal{status: status})
 	})
 	_, refused := errors.AsType[*refusal](err)
 	switch {
@@ -318,11 +327,17 @@ func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) er
 		}
 		e.replace(&e.forModern, e.modern)
 	}
+	if e.doubts() {
+		// It serves what it takes for requests outside of a session. In one it
+		// can do all that it knows.
+		if found, _ := e.look(ctx, call, errDoubtful); found != nil {
+			return found.Do(ctx, call)
+		}
+	}
 	answered := call
 	answered.Deliver = func(m *jsonrpc.Message) error {
 		if m.IsResponse() {
-			_, modern := jsonrpc.Lookup(m.Result, "resultType")
-			e.confirm(modern || m.Error != nil && era.IsModernCode(era.ErrorCode(m.Error)))
+			e.heard(m)
 		}
 		return call.Deliver(m)
 	}
@@ -332,11 +347,7 @@ func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) er
 	if !refused && !(answer && (elsewhere(err) || status.Status == http.StatusNotAcceptable || status.Status == http.StatusUnsupportedMediaType)) {
 		return err
 	}
-	if !e.enter(ctx) {
-		return context.Cause(ctx)
-	}
-	found, other := e.find(ctx, call, err)
-	e.exit()
+	found, other := e.look(ctx, call, err)
 	switch {
 	case other != nil:
 		return settle(call, other)
@@ -346,13 +357,35 @@ func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) er
 	return found.Do(ctx, call) // it was refused before it was executed
 }
 
-func (e *eras) confirm(modern bool) {
-	if !modern {
-		return
-	}
+var errDoubtful = errors.New("a result without resultType")
+
+func (e *eras) doubts() bool {
 	e.mu.Lock()
-	e.confirmed = true
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	return e.doubtful && !e.confirmed
+}
+
+// heard notes what a response says of the server's era: a modern one has a
+// resultType in every result (2026-07-28, basic/index, "Result Responses").
+func (e *eras) heard(m *jsonrpc.Message) {
+	_, typed := jsonrpc.Lookup(m.Result, "resultType")
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case typed, m.Error != nil && era.IsModernCode(era.ErrorCode(m.Error)):
+		e.confirmed = true
+	case m.Result != nil && e.looked.IsZero():
+		e.doubtful = true
+	}
+}
+
+// look is find, by one caller at a time.
+func (e *eras) look(ctx context.Context, call transport.Call, why error) (remote, error) {
+	if !e.enter(ctx) {
+		return nil, context.Cause(ctx)
+	}
+	defer e.exit()
+	return e.find(ctx, call, why)
 }
 
 // refusedAsLegacy reports whether an error shows that the server did not
@@ -364,7 +397,10 @@ func (e *eras) refusedAsLegacy(request *jsonrpc.Message, status int, m *jsonrpc.
 	case era.IsModernCode(code):
 		return false
 	case request.Method == methodDiscover: // which every modern server has
-		return true
+		_, discovered := jsonrpc.Lookup(m.Result, "supportedVersions")
+		return !discovered
+	case m.Error == nil:
+		return false
 	case status == http.StatusOK:
 		text, _ := jsonrpc.LookupString(m.Error, "message")
 		text = strings.ToLower(text)
@@ -401,7 +437,7 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 		e.retire(t)
 		if _, answered := errors.AsType[*transport.StatusError](err); answered || changed(err) {
 			e.mu.Lock()
-			e.looked, err = time.Now(), nil
+			e.looked, e.doubtful, err = time.Now(), false, nil
 			e.mu.Unlock()
 		}
 		return nil, err

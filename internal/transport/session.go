@@ -78,7 +78,7 @@ func (s *Session) Do(ctx context.Context, call Call) error {
 		s.mu.Lock()
 		s.initialized = call.Message
 		s.mu.Unlock()
-		s.listen()
+		s.listen(ctx)
 		return nil
 	default:
 		return s.exchange(ctx, call)
