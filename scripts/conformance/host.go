@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -85,29 +86,11 @@ func host(ctx context.Context, server string) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 50*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Getenv(hostProgram), args...) //nolint:gosec // to run it is the point
-	cmd.Env = append(env, "BROWSER="+self)
-	cmd.Stderr = os.Stderr
-	cmd.WaitDelay = 5 * time.Second
-	s := &session{}
-	if s.in, err = cmd.StdinPipe(); err != nil {
-		return fmt.Errorf("start connect: %w", err)
-	}
-	out, err := cmd.StdoutPipe()
+	s, end, err := dial(ctx, os.Getenv(hostProgram), args, append(env, "BROWSER="+self))
 	if err != nil {
-		return fmt.Errorf("start connect: %w", err)
+		return err
 	}
-	s.out = bufio.NewReader(out)
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start connect: %w", err)
-	}
-	defer func() {
-		_ = s.in.Close() // which ends it
-		_, _ = io.Copy(io.Discard, s.out)
-		if wait := cmd.Wait(); wait != nil {
-			err = errors.Join(err, fmt.Errorf("connect: %w", wait))
-		}
-	}()
+	defer func() { err = errors.Join(err, end()) }()
 	if err := s.useTools(os.Getenv(hostRevision), scenario, given.ToolCalls); err != nil {
 		return err
 	}
@@ -123,6 +106,35 @@ type session struct {
 	out  *bufio.Reader
 	meta map[string]any // of revision 2026-07-28, in every request
 	n    int
+	told []*jsonrpc.Message // notifications
+}
+
+// dial starts connect. end closes its input, which ends it.
+func dial(ctx context.Context, program string, args, env []string) (s *session, end func() error, err error) {
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // to run it is the point
+	cmd.Env = env
+	cmd.Stderr = os.Stderr
+	cmd.WaitDelay = 5 * time.Second
+	s = &session{}
+	if s.in, err = cmd.StdinPipe(); err != nil {
+		return nil, nil, fmt.Errorf("start connect: %w", err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("start connect: %w", err)
+	}
+	s.out = bufio.NewReader(out)
+	if err := cmd.Start(); err != nil {
+		return nil, nil, fmt.Errorf("start connect: %w", err)
+	}
+	return s, func() error {
+		_ = s.in.Close()
+		_, _ = io.Copy(io.Discard, s.out)
+		if err := cmd.Wait(); err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+		return nil
+	}, nil
 }
 
 // tool is one as tools/list describes it.
@@ -132,27 +144,12 @@ type tool struct {
 }
 
 func (s *session) useTools(revision, scenario string, given []toolCall) error {
-	me := map[string]any{"name": "conformance-host", "version": "1"}
 	capabilities := map[string]any{}
 	if !strings.HasPrefix(scenario, "auth/") {
-		capabilities = map[string]any{"roots": map[string]any{}, "sampling": map[string]any{}, "elicitation": map[string]any{}}
+		capabilities = everything()
 	}
-	if revision >= modernRevision {
-		s.meta = map[string]any{
-			"io.modelcontextprotocol/protocolVersion": revision, "io.modelcontextprotocol/clientInfo": me,
-			"io.modelcontextprotocol/clientCapabilities": capabilities,
-		}
-		if err := s.ask("server/discover", map[string]any{}, nil); err != nil {
-			return err
-		}
-	} else {
-		params := map[string]any{"protocolVersion": revision, "capabilities": capabilities, "clientInfo": me}
-		if err := s.ask("initialize", params, nil); err != nil {
-			return err
-		}
-		if err := s.write(jsonrpc.NewNotification("notifications/initialized", nil)); err != nil {
-			return err
-		}
+	if err := s.greet(revision, capabilities, nil); err != nil {
+		return err
 	}
 	var list struct{ Tools []tool }
 	if err := s.ask("tools/list", map[string]any{}, &list); err != nil {
@@ -172,6 +169,29 @@ func (s *session) useTools(revision, scenario string, given []toolCall) error {
 		}
 	}
 	return nil
+}
+
+// everything is the capabilities of a host that answers every question.
+func everything() map[string]any {
+	return map[string]any{"roots": map[string]any{}, "sampling": map[string]any{}, "elicitation": map[string]any{}}
+}
+
+// greet begins as hosts of a revision do; result, which may be nil, gets what
+// the server says of itself.
+func (s *session) greet(revision string, capabilities map[string]any, result any) error {
+	me := map[string]any{"name": "conformance-host", "version": "1"}
+	if revision >= modernRevision {
+		s.meta = map[string]any{
+			"io.modelcontextprotocol/protocolVersion": revision, "io.modelcontextprotocol/clientInfo": me,
+			"io.modelcontextprotocol/clientCapabilities": capabilities,
+		}
+		return s.ask("server/discover", map[string]any{}, result)
+	}
+	params := map[string]any{"protocolVersion": revision, "capabilities": capabilities, "clientInfo": me}
+	if err := s.ask("initialize", params, result); err != nil {
+		return err
+	}
+	return s.write(jsonrpc.NewNotification("notifications/initialized", nil))
 }
 
 // arguments returns some that fit a tool: every property that its schema names.
@@ -278,7 +298,11 @@ func (s *session) ask(method string, params map[string]any, result any) error {
 func (s *session) once(method string, params map[string]any) (*jsonrpc.Message, error) {
 	s.n++
 	if s.meta != nil {
-		params["_meta"] = s.meta
+		meta := maps.Clone(s.meta)
+		if more, ok := params["_meta"].(map[string]any); ok {
+			maps.Copy(meta, more)
+		}
+		params["_meta"] = meta
 	}
 	id := strconv.Itoa(s.n)
 	if err := s.write(jsonrpc.NewRequest(json.RawMessage(id), method, params)); err != nil {
@@ -302,7 +326,9 @@ func (s *session) once(method string, params map[string]any) (*jsonrpc.Message, 
 			if err := s.write(answer); err != nil {
 				return nil, err
 			}
-		case m.IsResponse() && jsonrpc.IDKey(m.ID) == jsonrpc.IDKey(json.RawMessage(id)):
+		case m.IsNotification():
+			s.told = append(s.told, m)
+		case jsonrpc.IDKey(m.ID) == jsonrpc.IDKey(json.RawMessage(id)):
 			return m, nil
 		}
 	}

@@ -49,6 +49,8 @@ var parts = map[string]func(context.Context, *bench) ([]scenario, error){
 	"relay-0.1.16":     relayScenarios("0.1.16", "2025-11-25"),
 	"relay-2025-11-25": relayScenarios("", "2025-11-25"),
 	"relay-2026-07-28": relayScenarios("", "2026-07-28"),
+
+	"corners": corners, // not of the suite, but like it
 }
 
 // bench is what a part needs: the program under test, the suite, and a
