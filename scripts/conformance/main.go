@@ -45,6 +45,12 @@ var parts = map[string]func(context.Context, *bench) ([]scenario, error){
 	"sign-in-0.1.16":     signInScenarios("0.1.16", "2025-11-25"),
 	"sign-in-2025-11-25": signInScenarios("", "2025-11-25"),
 	"sign-in-2026-07-28": signInScenarios("", "2026-07-28"),
+
+	"relay-0.1.16":     relayScenarios("0.1.16", "2025-11-25"),
+	"relay-2025-11-25": relayScenarios("", "2025-11-25"),
+	"relay-2026-07-28": relayScenarios("", "2026-07-28"),
+
+	"corners": corners, // not of the suite, but like it
 }
 
 // bench is what a part needs: the program under test, the suite, and a
