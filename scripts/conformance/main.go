@@ -50,7 +50,10 @@ var parts = map[string]func(context.Context, *bench) ([]scenario, error){
 	"relay-2025-11-25": relayScenarios("", "2025-11-25"),
 	"relay-2026-07-28": relayScenarios("", "2026-07-28"),
 
-	"corners": corners, // not of the suite, but like it
+	// Not of the suite, but like it.
+	"corners":         corners,
+	"everything-http": exampleServer("streamableHttp", "/mcp"),
+	"everything-sse":  exampleServer("sse", "/sse"),
 }
 
 // bench is what a part needs: the program under test, the suite, and a
