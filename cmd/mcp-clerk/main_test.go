@@ -78,7 +78,8 @@ func noteWindow() {
 //	stop-server        SIGTERM, and check that it ends with code 0
 //	exits CODE CMD…    run CMD and check its exit code
 //	bridge start ARGS… start "mcp-clerk connect ARGS…" with open pipes; its
-//	                   standard error goes to the file bridge.stderr
+//	                   standard error goes to the file bridge.stderr, its
+//	                   process is $BRIDGE_PID
 //	bridge login ARGS… the same with "mcp-clerk login ARGS…"
 //	bridge send JSON   write one line to it
 //	bridge paste       write the address that the last command's browser could
@@ -322,6 +323,7 @@ func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		}()
 		p.bridge = &bridgeProcess{cmd, stdin, lines}
+		ts.Setenv("BRIDGE_PID", strconv.Itoa(cmd.Process.Pid))
 	case "send":
 		_, err := io.WriteString(p.bridge.stdin, strings.Join(args[1:], " ")+"\n")
 		ts.Check(err)
