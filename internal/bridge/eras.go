@@ -204,7 +204,7 @@ func (e *eras) open(ctx context.Context, call transport.Call, now remote) error 
 	t := e.translate(era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error) remote { return e.modern })
 	again := e.try(ctx, call, now, t)
 	switch {
-	case again == nil || !isOpenError(again):
+	case again == nil || !answered(again):
 		return again
 	case !elsewhere(err) || !elsewhere(again):
 		return settle(call, err)
@@ -227,9 +227,11 @@ func changed(err error) bool {
 	return unopened && (open.Code != 0 || elsewhere(err))
 }
 
-func isOpenError(err error) bool {
-	_, ok := errors.AsType[*era.OpenError](err)
-	return ok
+// answered reports whether err comes of an answer of the server, rather than of
+// the way there.
+func answered(err error) bool {
+	_, ok := errors.AsType[*transport.StatusError](err)
+	return ok || changed(err)
 }
 
 // try has r, and what follows in place of now, take the host's initialize; if it
@@ -334,14 +336,14 @@ func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) er
 			return found.Do(ctx, call)
 		}
 	}
-	answered := call
-	answered.Deliver = func(m *jsonrpc.Message) error {
+	given := call
+	given.Deliver = func(m *jsonrpc.Message) error {
 		if m.IsResponse() {
 			e.heard(m)
 		}
 		return call.Deliver(m)
 	}
-	err := probing(ctx, e.modern, answered, func(status int, m *jsonrpc.Message) bool { return e.refusedAsLegacy(call.Message, status, m) })
+	err := probing(ctx, e.modern, given, func(status int, m *jsonrpc.Message) bool { return e.refusedAsLegacy(call.Message, status, m) })
 	_, refused := errors.AsType[*refusal](err)
 	status, answer := errors.AsType[*transport.StatusError](err)
 	if !refused && !(answer && (elsewhere(err) || status.Status == http.StatusNotAcceptable || status.Status == http.StatusUnsupportedMediaType)) {
@@ -427,7 +429,7 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 	e.b.log.Debug("the server does not take a modern request, opening a session", "answer", why.Error())
 	t := e.translate(era.NewToLegacy(e.legacyOptions()), func(deliver func(*jsonrpc.Message) error) remote { return e.client.NewSession(deliver) })
 	err := e.discover(ctx, call, t)
-	if isOpenError(err) && elsewhere(why) && elsewhere(err) {
+	if answered(err) && elsewhere(why) && elsewhere(err) {
 		e.retire(t)
 		e.b.log.Debug("nor initialize, trying HTTP+SSE", "answer", err.Error())
 		t = e.translate(era.NewToLegacy(e.legacyOptions()), func(deliver func(*jsonrpc.Message) error) remote { return e.client.NewSSESession(deliver) })
@@ -435,7 +437,7 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 	}
 	if err != nil {
 		e.retire(t)
-		if _, answered := errors.AsType[*transport.StatusError](err); answered || changed(err) {
+		if answered(err) {
 			e.mu.Lock()
 			e.looked, e.doubtful, err = time.Now(), false, nil
 			e.mu.Unlock()
@@ -458,7 +460,7 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 func (e *eras) legacyOptions() era.LegacyOptions {
 	return era.LegacyOptions{Name: e.b.o.Name, Version: e.b.o.Version, Server: e.client.Host(), Keep: func(m *jsonrpc.Message) *jsonrpc.Message {
 		whole, err := e.b.loaded(m)
-		if err != nil {
+		if err != nil && m.IsResponse() {
 			return parsed(e.b.failure(m.ID, "", err))
 		}
 		return whole
