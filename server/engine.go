@@ -87,7 +87,7 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 
 	switch mcp.MCPMethod(m.Method) {
 	case mcp.MethodToolsCall:
-		x.tool = s.tool(readParams(m.Params).Name)
+		x.tool = s.tool(call.ParamString("name"))
 		refusal, err := s.authorize(ctx, x)
 		if err != nil {
 			return nil, err
@@ -116,12 +116,12 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 
 	if method := mcp.MCPMethod(m.Method); !call.Modern && (method == methodSubscribe || method == methodUnsubscribe) {
 		// The HTTP layer keeps the subscriptions of a session.
-		if method == methodSubscribe && s.resourceAccess(readParams(m.Params).URI) == nil {
+		if method == methodSubscribe && s.resourceAccess(call.ParamString("uri")) == nil {
 			return s.resourceNotFound(call)
 		}
 		return newResult(m.ID, json.RawMessage(`{}`)), nil
 	}
-	if mcp.MCPMethod(m.Method) == mcp.MethodResourcesRead && s.resourceAccess(readParams(m.Params).URI) == nil {
+	if mcp.MCPMethod(m.Method) == mcp.MethodResourcesRead && s.resourceAccess(call.ParamString("uri")) == nil {
 		return s.resourceNotFound(call)
 	}
 	ctx = mcpserver.WithSupportedProtocolVersions(ctx, call.Versions())
@@ -169,7 +169,7 @@ func (s *Server) resourceNotFound(call *mcphttp.Call) ([]byte, error) {
 	if call.Modern {
 		code = mcp.INVALID_PARAMS
 	}
-	return newError(call.Message.ID, code, ErrNotFound.Error(), map[string]string{"uri": readParams(call.Message.Params).URI})
+	return newError(call.Message.ID, code, ErrNotFound.Error(), map[string]string{"uri": call.ParamString("uri")})
 }
 
 // listen says which changes a client hears of: those of the lists, and of the

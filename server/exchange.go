@@ -255,7 +255,7 @@ func (x *exchange) notify(ctx context.Context, method string, params any) error 
 // progressToken is the token of the request, nil when it asks for no progress.
 func (x *exchange) progressToken() json.RawMessage {
 	x.tokenOnce.Do(func() {
-		if token := readParams(x.call.Message.Params).Meta.ProgressToken; string(token) != "null" {
+		if token, ok := x.call.Param("_meta", "progressToken"); ok && string(token) != "null" {
 			x.token = token
 		}
 	})

@@ -140,21 +140,22 @@ func handled[T any](ctx context.Context, kind, name string, a *access, h func(ct
 
 // authorizeItem decides what comes before a handler, or without one.
 func (s *Server) authorizeItem(ctx context.Context, x *exchange) error {
-	params := readParams(x.call.Message.Params)
 	switch mcp.MCPMethod(x.call.Message.Method) {
 	case mcp.MethodPromptsGet:
+		name := x.call.ParamString("name")
 		s.toolsMu.RLock()
-		a := s.prompts[params.Name]
+		a := s.prompts[name]
 		s.toolsMu.RUnlock()
 		if a != nil {
-			return s.admit(ctx, x, "prompt", params.Name, a)
+			return s.admit(ctx, x, "prompt", name, a)
 		}
 	case mcp.MethodResourcesRead, methodSubscribe:
-		if a := s.resourceAccess(params.URI); a != nil {
-			return s.admit(ctx, x, "resource", params.URI, a)
+		uri := x.call.ParamString("uri")
+		if a := s.resourceAccess(uri); a != nil {
+			return s.admit(ctx, x, "resource", uri, a)
 		}
 	case mcp.MethodCompletionComplete:
-		return s.authorizeCompletion(ctx, x, params)
+		return s.authorizeCompletion(ctx, x)
 	}
 	return s.admit(ctx, x, "prompt", "", &anyone) // what is unknown, the engine says
 }
@@ -319,17 +320,21 @@ func (c *completions) values(ctx context.Context, ref string, argument mcp.Compl
 	return &mcp.Completion{Values: values[:min(total, maxCompletions)], Total: total, HasMore: total > maxCompletions}, nil
 }
 
-func (s *Server) authorizeCompletion(ctx context.Context, x *exchange, params requestParams) error {
+func (s *Server) authorizeCompletion(ctx context.Context, x *exchange) error {
+	ref, err := readCompletionRef(x.call.Message.Params)
+	if err != nil {
+		return &refusal{"the reference of the completion cannot be read"}
+	}
 	a := &anyone
 	s.toolsMu.RLock()
-	if params.Ref.Type == "ref/prompt" && s.prompts[params.Ref.Name] != nil {
-		a = s.prompts[params.Ref.Name]
+	if ref.Type == "ref/prompt" && s.prompts[ref.Name] != nil {
+		a = s.prompts[ref.Name]
 	}
 	for _, t := range s.templates {
-		if params.Ref.Type == "ref/resource" && t.uri == params.Ref.URI {
+		if ref.Type == "ref/resource" && t.uri == ref.URI {
 			a = &t.access
 		}
 	}
 	s.toolsMu.RUnlock()
-	return s.admit(ctx, x, "completion", params.Ref.Name+params.Ref.URI, a)
+	return s.admit(ctx, x, "completion", ref.Name+ref.URI, a)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"strings"
 	"time"
@@ -181,6 +182,28 @@ func encodeParams(params any) (json.RawMessage, error) {
 		return nil, err
 	}
 	return bytes.TrimSpace(buf.Bytes()), nil
+}
+
+// Param returns the member of the params that path names, level by level. What
+// stands beside it has no say, so a decision can rest on it: the message was
+// read strictly, and there is no second member that another reader would take.
+func (c *Call) Param(path ...string) (json.RawMessage, bool) {
+	return jsonrpc.Lookup(c.Message.Params, path...)
+}
+
+// ParamString is Param for a string; others count as absent.
+func (c *Call) ParamString(path ...string) string {
+	v, _ := jsonrpc.LookupString(c.Message.Params, path...)
+	return v
+}
+
+// Params are the members of the params, in their order.
+func (c *Call) Params() iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		if c.Message.Params != nil {
+			_ = jsonrpc.Members(c.Message.Params, yield) // they were read before
+		}
+	}
 }
 
 // Header returns those headers of the HTTP request that mean something to MCP:
