@@ -25,7 +25,7 @@ const (
 // newEngine makes mcp-go's server, which knows the protocol's methods. It is
 // used as a function from a message to its response: its transports, sessions
 // and broadcasts are not.
-func (s *Server) newEngine() *mcpserver.MCPServer {
+func (s *Server) newEngine() {
 	hooks := &mcpserver.Hooks{}
 	hooks.AddAfterListTools(func(ctx context.Context, _ any, _ *mcp.ListToolsRequest, result *mcp.ListToolsResult) {
 		// A list that was made without knowing the caller's roles must not be
@@ -74,7 +74,14 @@ func (s *Server) newEngine() *mcpserver.MCPServer {
 	if s.opts.WebsiteURL != "" {
 		options = append(options, mcpserver.WithWebsiteURL(s.opts.WebsiteURL))
 	}
-	return mcpserver.NewMCPServer(s.opts.Name, s.opts.Version, options...)
+	s.engine = mcpserver.NewMCPServer(s.opts.Name, s.opts.Version, options...)
+	// What the engine gives handlers in their context is the same for all.
+	hooks.AddOnRequestInitialization(func(ctx context.Context, _, _ any) error {
+		s.engineContext = ctx
+		return nil
+	})
+	s.engine.HandleMessage(context.Background(), json.RawMessage(`{"jsonrpc":"2.0","id":0,"method":"ping"}`))
+	hooks.OnRequestInitialization = nil
 }
 
 // handle answers one message; it is the Handler of the MCP endpoint.
@@ -82,7 +89,7 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 	m := call.Message
 	x := s.newExchange(ctx, call)
 	defer x.finish()
-	ctx = context.WithValue(ctx, exchangeKey{}, x)
+	ctx = exchangeContext{ctx, x}
 	x.ctx = ctx
 
 	switch mcp.MCPMethod(m.Method) {
@@ -124,8 +131,13 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 	if mcp.MCPMethod(m.Method) == mcp.MethodResourcesRead && s.resourceAccess(call.ParamString("uri")) == nil {
 		return s.resourceNotFound(call)
 	}
-	ctx = mcpserver.WithSupportedProtocolVersions(ctx, call.Versions())
-	response := s.engine.HandleMessage(s.engine.WithContext(ctx, x), m.Raw)
+	ctx = s.engine.WithContext(ctx, x)
+	if x.tool != nil && m.ID != nil {
+		if response, done, err := s.callDirectly(ctx, x); done {
+			return response, err
+		}
+	}
+	response := s.engine.HandleMessage(mcpserver.WithSupportedProtocolVersions(ctx, call.Versions()), m.Raw)
 	if m.ID == nil {
 		return nil, nil
 	}
@@ -202,11 +214,14 @@ func (s *Server) listen(ctx context.Context, call *mcphttp.Call, want mcphttp.Fi
 func (s *Server) result(x *exchange, result *mcp.CallToolResult) ([]byte, error) {
 	if x.call.Modern {
 		result.SetResultType(mcp.ResultTypeComplete)
-		result.EnsureResultMeta().SetServerInfo(mcp.Implementation{
-			Name: s.opts.Name, Version: s.opts.Version, Title: s.opts.Title, WebsiteURL: s.opts.WebsiteURL,
-		})
+		result.EnsureResultMeta().SetServerInfo(s.implementation())
 	}
 	return s.encodeResult(x, result)
+}
+
+// implementation is what the server says of itself.
+func (s *Server) implementation() mcp.Implementation {
+	return mcp.Implementation{Name: s.opts.Name, Version: s.opts.Version, Title: s.opts.Title, WebsiteURL: s.opts.WebsiteURL}
 }
 
 func (s *Server) encodeResult(x *exchange, result any) ([]byte, error) {

@@ -26,6 +26,7 @@ type exchange struct {
 	server *Server
 	id     string
 	tool   *registered // that a tools/call names; nil for an unknown one
+	called *outcome    // of that tool, for the engine, which takes it once
 
 	rolesUnknown atomic.Bool // a list was made without them
 
@@ -48,6 +49,23 @@ func (s *Server) newExchange(ctx context.Context, call *mcphttp.Call) *exchange 
 }
 
 type exchangeKey struct{}
+
+// exchangeContext is the context of an exchange. Behind what the request brings
+// are the values that the engine has for every handler.
+type exchangeContext struct {
+	context.Context
+	x *exchange
+}
+
+func (c exchangeContext) Value(key any) any {
+	if key == (exchangeKey{}) {
+		return c.x
+	}
+	if v := c.Context.Value(key); v != nil {
+		return v
+	}
+	return c.x.server.engineContext.Value(key)
+}
 
 func exchangeFrom(ctx context.Context) *exchange {
 	x, _ := ctx.Value(exchangeKey{}).(*exchange)

@@ -50,9 +50,12 @@ type Server struct {
 	endpoint    *mcphttp.Server
 	endpointURL *url.URL
 	engine      *mcpserver.MCPServer
-	handler     http.Handler
-	readable    readiness
-	draining    atomic.Bool // a shutdown has begun
+
+	engineContext context.Context //nolint:containedctx // holds values of the engine, no request's
+
+	handler  http.Handler
+	readable readiness
+	draining atomic.Bool // a shutdown has begun
 
 	watchEvery, shutdownTimeout time.Duration // constants, but for tests
 
@@ -159,7 +162,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.endpointURL, err = url.Parse(s.URL()); err != nil {
 		return nil, fmt.Errorf("read the public URL: %w", err)
 	}
-	s.engine = s.newEngine()
+	s.newEngine()
 	sealing := make([][]byte, len(keys))
 	for i, key := range keys {
 		if sealing[i], err = hex.DecodeString(key.Reveal()); err != nil {

@@ -210,6 +210,10 @@ func bounded[T any](ctx context.Context, kind, name string, timeout time.Duratio
 // call is what the engine calls.
 func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 	x := exchangeFrom(ctx)
+	if o := x.called; o != nil {
+		x.called = nil
+		return o.result, o.err
+	}
 	if t.input != nil {
 		if fault := checkInput(t.input, req); fault != "" {
 			return mcp.NewToolResultErrorf("the arguments of %s are not as its schema says: %s", t.name, fault), nil
