@@ -25,7 +25,7 @@ const (
 // newEngine makes mcp-go's server, which knows the protocol's methods. It is
 // used as a function from a message to its response: its transports, sessions
 // and broadcasts are not.
-func (s *Server) newEngine() {
+func (s *Server) newEngine() error {
 	hooks := &mcpserver.Hooks{}
 	hooks.AddAfterListTools(func(ctx context.Context, _ any, _ *mcp.ListToolsRequest, result *mcp.ListToolsResult) {
 		// A list that was made without knowing the caller's roles must not be
@@ -82,6 +82,13 @@ func (s *Server) newEngine() {
 	})
 	s.engine.HandleMessage(context.Background(), json.RawMessage(`{"jsonrpc":"2.0","id":0,"method":"ping"}`))
 	hooks.OnRequestInitialization = nil
+	meta := &mcp.Meta{}
+	meta.SetServerInfo(s.implementation())
+	var err error
+	if s.resultMeta, err = json.Marshal(meta); err != nil {
+		return fmt.Errorf("encode what the server says of itself: %w", err)
+	}
+	return nil
 }
 
 // handle answers one message; it is the Handler of the MCP endpoint.

@@ -20,6 +20,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,6 +53,7 @@ type Server struct {
 	engine      *mcpserver.MCPServer
 
 	engineContext context.Context //nolint:containedctx // holds values of the engine, no request's
+	resultMeta    json.RawMessage // of a result in the stateless era that has no other _meta
 
 	handler  http.Handler
 	readable readiness
@@ -162,7 +164,9 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.endpointURL, err = url.Parse(s.URL()); err != nil {
 		return nil, fmt.Errorf("read the public URL: %w", err)
 	}
-	s.newEngine()
+	if err := s.newEngine(); err != nil {
+		return nil, err
+	}
 	sealing := make([][]byte, len(keys))
 	for i, key := range keys {
 		if sealing[i], err = hex.DecodeString(key.Reveal()); err != nil {

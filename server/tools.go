@@ -58,11 +58,15 @@ type registered struct {
 	access
 	input   *jsonschema.Schema // nil: the handler checks its arguments itself
 	timeout time.Duration
+
+	readsRaw bool // of a request the handler reads nothing but Params.RawArguments
 }
 
 // checksItself is for the built-in tools, whose refusals are better worded
 // than those of a schema.
-var checksItself = toolOption(func(t *registered) { t.input = nil })
+var checksItself = toolOption(func(t *registered) { t.input, t.readsRaw = nil, true })
+
+var readsRaw = toolOption(func(t *registered) { t.readsRaw = true })
 
 var toolName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 
@@ -129,7 +133,7 @@ func AddTypedTool[In, Out any](s *Server, tool mcp.Tool, h func(ctx context.Cont
 			return nil, fmt.Errorf("encode the result: %w", err)
 		}
 		return mcp.NewToolResultStructured(out, string(text)), nil
-	}, opts...)
+	}, append([]ToolOption{readsRaw}, opts...)...)
 }
 
 // ToolError is a failure that the model is told, and may act on.
