@@ -240,10 +240,10 @@ func (o *outbox) deliver(x *exchange, n mcp.JSONRPCNotification) {
 // handler has returned, so nothing that belongs to the request comes later.
 func (x *exchange) finish() {
 	x.mu.Lock()
-	o := x.outbox
+	o, again := x.outbox, x.over
 	x.over = true
 	x.mu.Unlock()
-	if o != nil {
+	if o != nil && !again {
 		close(o.stop)
 		<-o.done
 	}

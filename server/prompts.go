@@ -114,7 +114,8 @@ func handled[T any](ctx context.Context, kind, name string, a *access, h func(ct
 		x.refuse(err)
 		return none, err
 	}
-	result, err := bounded(ctx, kind, name, handlerTimeout, h)
+	failed := fmt.Errorf("the %s failed", kind)
+	result, err := bounded(ctx, kind, name, handlerTimeout, x.failure(failed), h)
 	var elicit mcp.URLElicitationRequiredError
 	var elicitPtr *mcp.URLElicitationRequiredError
 	switch {
@@ -135,7 +136,14 @@ func handled[T any](ctx context.Context, kind, name string, a *access, h func(ct
 	default:
 		x.server.log.ErrorContext(ctx, kind+" failed", kind, name, "error", err)
 	}
-	return none, fmt.Errorf("the %s failed", kind)
+	return none, failed
+}
+
+// failure answers the message with an error of the server's own.
+func (x *exchange) failure(err error) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		return newError(x.call.Message.ID, mcp.INTERNAL_ERROR, err.Error(), nil)
+	}
 }
 
 // authorizeItem decides what comes before a handler, or without one.
@@ -309,12 +317,13 @@ func (c *completions) values(ctx context.Context, ref string, argument mcp.Compl
 	if complete == nil {
 		return nil, nil
 	}
-	values, err := bounded(ctx, "completion", ref, handlerTimeout, func(ctx context.Context) ([]string, error) {
+	failed := errors.New("the completion failed")
+	values, err := bounded(ctx, "completion", ref, handlerTimeout, exchangeFrom(ctx).failure(failed), func(ctx context.Context) ([]string, error) {
 		return (*complete)(ctx, ref, argument, filled.Arguments)
 	})
 	if err != nil {
 		exchangeFrom(ctx).server.log.ErrorContext(ctx, "completion failed", "ref", ref, "error", err)
-		return nil, errors.New("the completion failed")
+		return nil, failed
 	}
 	total := len(values)
 	return &mcp.Completion{Values: values[:min(total, maxCompletions)], Total: total, HasMore: total > maxCompletions}, nil

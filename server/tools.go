@@ -18,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
 )
 
 // ToolHandler answers one call of a tool. The arguments were checked against
@@ -160,55 +161,39 @@ var (
 	errToolPanicked = errors.New("the tool panicked")
 )
 
-// patience is how long a handler may go on after its context has ended.
-const patience = time.Second
-
 // bounded calls a handler, for at most timeout, and outlives its panics. A
 // handler that does not heed its context is left to itself: it can hold
-// neither its client nor a shutdown.
-func bounded[T any](ctx context.Context, kind, name string, timeout time.Duration, h func(ctx context.Context) (T, error)) (T, error) {
-	type outcome struct {
-		result T
-		err    error
-	}
-	log := exchangeFrom(ctx).server.log
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errToolTimeout)
-	defer cancel()
-	done := make(chan outcome, 1)
-	go func() {
-		var o outcome
-		defer func() {
-			if v := recover(); v != nil {
-				// The value may hold anything, a secret too; the text of a
-				// runtime error is the runtime's own.
-				what := fmt.Sprintf("%T", v)
-				if e, ok := v.(runtime.Error); ok {
-					what = e.Error()
-				}
-				log.ErrorContext(ctx, kind+" panicked", kind, name, "panic", what, "stack", string(debug.Stack()))
-				o = outcome{err: errToolPanicked}
-			}
-			done <- o
-		}()
-		o.result, o.err = h(ctx)
-	}()
-	var o outcome
-	select {
-	case o = <-done:
-	case <-ctx.Done():
-		late := time.NewTimer(patience)
-		defer late.Stop()
-		select {
-		case o = <-done:
-		case <-late.C:
-			log.ErrorContext(ctx, kind+" ignores that its context has ended and is left to itself", kind, name)
-			return o.result, context.Cause(ctx)
+// neither its client nor a shutdown. late is then the answer to a call that is
+// out of time.
+func bounded[T any](ctx context.Context, kind, name string, timeout time.Duration, late func() ([]byte, error), h func(ctx context.Context) (T, error)) (result T, err error) {
+	x := exchangeFrom(ctx)
+	log := x.server.log
+	stop := x.call.Within(timeout, func(cause error) ([]byte, error) {
+		log.ErrorContext(ctx, kind+" ignores that its context has ended and is left to itself", kind, name)
+		x.finish()
+		if errors.Is(cause, mcphttp.ErrLate) {
+			return late()
 		}
+		return nil, cause
+	})
+	defer stop()
+	defer func() {
+		if v := recover(); v != nil {
+			// The value may hold anything, a secret too; the text of a
+			// runtime error is the runtime's own.
+			what := fmt.Sprintf("%T", v)
+			if e, ok := v.(runtime.Error); ok {
+				what = e.Error()
+			}
+			log.ErrorContext(ctx, kind+" panicked", kind, name, "panic", what, "stack", string(debug.Stack()))
+			err = errToolPanicked
+		}
+	}()
+	result, err = h(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), mcphttp.ErrLate) {
+		err = errToolTimeout
 	}
-	if o.err != nil && errors.Is(context.Cause(ctx), errToolTimeout) {
-		return o.result, errToolTimeout
-	}
-	return o.result, o.err
+	return result, err
 }
 
 // call is what the engine calls.
@@ -223,7 +208,8 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 			return mcp.NewToolResultErrorf("the arguments of %s are not as its schema says: %s", t.name, fault), nil
 		}
 	}
-	result, err := bounded(ctx, "tool", t.name, t.timeout, func(ctx context.Context) (*mcp.CallToolResult, error) { return t.handler(ctx, req) })
+	late := func() ([]byte, error) { return x.server.result(x, t.outOfTime()) }
+	result, err := bounded(ctx, "tool", t.name, t.timeout, late, func(ctx context.Context) (*mcp.CallToolResult, error) { return t.handler(ctx, req) })
 	var elicit mcp.URLElicitationRequiredError
 	var elicitPtr *mcp.URLElicitationRequiredError
 	switch {
@@ -234,7 +220,7 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 		return nil, err
 	case errors.Is(err, errToolTimeout):
 		x.server.log.WarnContext(ctx, "tool out of time", "tool", t.name, "after", t.timeout)
-		return mcp.NewToolResultErrorf("%s did not finish within %v", t.name, t.timeout), nil
+		return t.outOfTime(), nil
 	case errors.Is(err, identity.ErrUnavailable):
 		x.server.log.WarnContext(ctx, "tool could not do its work", "tool", t.name, "error", err)
 		return mcp.NewToolResultErrorf("%s cannot do this right now: try again in a moment", t.name), nil
@@ -251,6 +237,10 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 		x.checkAskable(result.InputRequests)
 	}
 	return result, nil
+}
+
+func (t *registered) outOfTime() *mcp.CallToolResult {
+	return mcp.NewToolResultErrorf("%s did not finish within %v", t.name, t.timeout)
 }
 
 // checkAskable refuses a call of the modern era whose tool asks for input that

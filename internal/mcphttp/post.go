@@ -1,7 +1,6 @@
 package mcphttp
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -204,16 +203,21 @@ func (s *Server) notification(w http.ResponseWriter, r *http.Request, call *Call
 
 // serve answers a single request on a stream of its own. headers, if not nil,
 // sees the response before it goes out and may set headers by it.
-func (s *Server) serve(ctx context.Context, r *http.Request, x *exchange, headers func(response []byte) error) {
-	status, body := s.run(ctx, r, x)
+func (s *Server) serve(x *exchange, headers func(response []byte) error) {
+	status, body := s.run(x)
+	if headers != nil && body != nil && status == http.StatusOK {
+		if err := headers(body); err != nil {
+			status, body = s.failure(x.ctx, x.call.request, x, err)
+		}
+	}
+	x.send(status, body)
+}
+
+// send sends the answer as the whole response to its request.
+func (x *exchange) send(status int, body []byte) {
 	if body == nil {
 		x.stream.abandon()
 		return
-	}
-	if headers != nil && status == http.StatusOK {
-		if err := headers(body); err != nil {
-			status, body = s.failure(ctx, r, x, err)
-		}
 	}
 	x.stream.finish(status, false, body)
 }

@@ -32,6 +32,7 @@ type Server struct {
 	sse       sseConns
 	users     limiter[string]
 	addresses limiter[netip.Prefix]
+	workers   workers
 	unhook    func()        // ends the mailbox subscription
 	quit      chan struct{} // closed when a shutdown begins
 
@@ -81,6 +82,7 @@ func New(o Options) (*Server, error) {
 		pending:   map[callKey]chan *jsonrpc.Message{},
 		unhook:    func() {},
 	}
+	s.workers = workers{jobs: make(chan func()), quit: s.quit}
 	s.listeners.init()
 	s.sse.open = map[string]*sseConn{}
 	s.replays = newReplays(o.DetachedTimeout)
@@ -309,7 +311,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	for x := range s.exchanges {
-		x.cancel(errShutdown)
+		x.end(errShutdown)
 	}
 	s.mu.Unlock()
 	return ctx.Err()
