@@ -132,7 +132,7 @@ func readCall(call *mcphttp.Call, t *registered) (req mcp.CallToolRequest, info 
 		switch name {
 		case "name":
 		case "arguments":
-			req.Params.RawArguments = append(json.RawMessage(nil), value...)
+			req.Params.RawArguments = value[:len(value):len(value)]
 			if !t.readsRaw && json.Unmarshal(value, &req.Params.Arguments) != nil {
 				return req, nil, false
 			}

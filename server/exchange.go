@@ -24,7 +24,7 @@ type exchange struct {
 	ctx    context.Context // of the request
 	call   *mcphttp.Call
 	server *Server
-	id     string
+	id     uint64
 	tool   *registered // that a tools/call names; nil for an unknown one
 	called *outcome    // of that tool, for the engine, which takes it once
 
@@ -45,7 +45,7 @@ type exchange struct {
 var exchanges atomic.Uint64
 
 func (s *Server) newExchange(ctx context.Context, call *mcphttp.Call) *exchange {
-	return &exchange{ctx: ctx, call: call, server: s, id: strconv.FormatUint(exchanges.Add(1), 36)}
+	return &exchange{ctx: ctx, call: call, server: s, id: exchanges.Add(1)}
 }
 
 type exchangeKey struct{}
@@ -113,7 +113,7 @@ var (
 
 // SessionID is unique to the request: the engine keys cancellations by it, and
 // the ids of requests repeat from client to client.
-func (x *exchange) SessionID() string { return x.id }
+func (x *exchange) SessionID() string { return strconv.FormatUint(x.id, 36) }
 
 func (x *exchange) Initialize()             {}
 func (x *exchange) Initialized() bool       { return true }

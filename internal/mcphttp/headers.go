@@ -142,7 +142,12 @@ func mcpHeaders(r *http.Request) http.Header {
 // a secret that has no business here, as the environment variables of a server
 // do that someone copied into a client's configuration.
 func looksSecret(name string) bool {
-	if name == "Authorization" || name == "Cookie" || strings.HasPrefix(name, "Sec-") {
+	switch name {
+	case "Authorization", "Cookie", "Accept", "Accept-Encoding", "Content-Type", "Content-Length", "User-Agent",
+		hdrSession, hdrVersion, hdrMethod, hdrName:
+		return false // what nearly every request has
+	}
+	if strings.HasPrefix(name, "Sec-") {
 		return false
 	}
 	var buf [maxSecretName]byte

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -162,7 +161,7 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, methods string, s
 		}
 		setCORS(w.Header(), origins[0])
 	}
-	if !slices.Contains(strings.Split(methods, ", "), r.Method) {
+	if !lists(methods, r.Method) {
 		w.Header().Set("Allow", methods)
 		refuse(w, http.StatusMethodNotAllowed, nil, jsonrpc.CodeInvalidRequest, "method not allowed")
 		return
@@ -187,6 +186,16 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, methods string, s
 		r = r.WithContext(identity.NewContext(r.Context(), p))
 	}
 	serve(w, r, p)
+}
+
+// lists reports whether name is in a list as headers have it.
+func lists(list, name string) bool {
+	for item := range strings.SplitSeq(list, ", ") {
+		if item == name {
+			return true
+		}
+	}
+	return false
 }
 
 // refuse answers a request that gets no further. id is nil where it is not
@@ -254,15 +263,19 @@ func isBearer(token string) bool {
 		return false
 	}
 	for i := range len(body) {
-		switch c := body[i]; {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-		case c == '-', c == '.', c == '_', c == '~', c == '+', c == '/':
-		default:
+		if !tokenByte[body[i]] {
 			return false
 		}
 	}
 	return true
 }
+
+var tokenByte = func() (is [256]bool) {
+	for _, c := range "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/" {
+		is[c] = true
+	}
+	return is
+}()
 
 func (s *Server) enter() bool {
 	s.mu.Lock()
