@@ -181,6 +181,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		},
 		Anonymous:      o.Public,
 		Listen:         s.listen,
+		Quick:          s.isQuick,
 		Keys:           sealing,
 		Sessions:       sessionStore{s.store},
 		Mailbox:        s.store,

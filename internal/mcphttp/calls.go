@@ -53,6 +53,7 @@ type exchange struct {
 	stream *stream
 	server *Server
 	key    callKey // legacy only
+	quick  bool    // see Options.Quick
 	ctx    context.Context
 	stop   context.CancelCauseFunc
 	answer func(status int, body []byte) // takes what is to be sent
@@ -157,8 +158,30 @@ func (s *Server) start(x *exchange, answer func(status int, body []byte)) {
 	})
 }
 
+// quick reports whether m is a call that Options.Quick means.
+func (s *Server) quick(m *jsonrpc.Message) bool {
+	if s.o.Quick == nil || m.Method != "tools/call" {
+		return false
+	}
+	name, ok := jsonrpc.LookupString(m.Params, "name")
+	return ok && s.o.Quick(name)
+}
+
+// runHere is run without a goroutine.
+func (s *Server) runHere(x *exchange) (status int, body []byte) {
+	x.answer = func(st int, b []byte) { status, body = st, b }
+	s.register(x)
+	if response, err := s.handle(x.ctx, &x.call); x.claim() {
+		x.conclude(response, err)
+	}
+	return status, body
+}
+
 // run is start for one who waits.
 func (s *Server) run(x *exchange) (status int, body []byte) {
+	if x.quick {
+		return s.runHere(x)
+	}
 	answered := make(chan struct{})
 	s.start(x, func(st int, b []byte) {
 		status, body = st, b
@@ -212,7 +235,7 @@ func (x *exchange) end(cause error) {
 	x.stop(cause)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.answered || x.leaving != nil {
+	if x.answered || x.leaving != nil || x.quick {
 		return
 	}
 	x.leaving = time.AfterFunc(patience, func() {

@@ -29,11 +29,16 @@ func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.
 		}
 		st := newStream(s, w, true, true)
 		st.resumable(s, ownerOf(session, p), session, nil)
+		x := s.legacyExchange(r, p, session, st, m)
+		x.call.LogLevel = record.LogLevel
+		if x.quick {
+			x.send(s.runHere(x))
+			x.stop(nil)
+			return
+		}
 		over := make(chan struct{})
 		st.over = over
 		st.keepAwake()
-		x := s.legacyExchange(r, p, session, st, m)
-		x.call.LogLevel = record.LogLevel
 		// The call may outlive its connection.
 		s.stay()
 		s.start(x, func(status int, body []byte) {
@@ -66,7 +71,7 @@ func (s *Server) acceptsLegacy(w http.ResponseWriter, r *http.Request, id []byte
 // or when the client has been away for long. It must be stopped when the
 // response is out.
 func (s *Server) legacyExchange(r *http.Request, p *identity.Principal, session *Session, st *stream, m *jsonrpc.Message) *exchange {
-	x := &exchange{stream: st, server: s}
+	x := &exchange{stream: st, server: s, quick: s.quick(m)}
 	x.ctx, x.stop = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.call = Call{Message: m, Version: session.Version, Session: session, request: r, out: x}
 	x.key = callKey{ownerOf(session, p), jsonrpc.IDKey(m.ID)}

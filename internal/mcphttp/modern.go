@@ -51,11 +51,13 @@ func (s *Server) postModern(w http.ResponseWriter, r *http.Request, m *jsonrpc.M
 		json = true // there is no other way to answer at all
 	}
 	// A closed stream is the cancellation of its request (Cancellation).
-	x := &exchange{call: call, stream: newStream(s, w, json, events), server: s}
+	x := &exchange{call: call, stream: newStream(s, w, json, events), server: s, quick: s.quick(m)}
 	x.ctx, x.stop = context.WithCancelCause(r.Context())
 	defer x.stop(nil)
 	x.call.out = x
-	x.stream.keepAwake()
+	if !x.quick {
+		x.stream.keepAwake()
+	}
 	s.serve(x, nil)
 }
 
