@@ -27,7 +27,10 @@ func (s *Server) callDirectly(ctx context.Context, x *exchange) (response []byte
 	if !ok {
 		return nil, false, nil
 	}
-	result, err := t.call(mcpserver.WithRequestProtocolInfo(ctx, info), req)
+	if info != nil {
+		ctx = mcpserver.WithRequestProtocolInfo(ctx, info)
+	}
+	result, err := t.call(ctx, req)
 	if err != nil || result == nil || result.NeedsInput() {
 		x.called = &outcome{result, err}
 		return nil, false, nil
@@ -123,6 +126,7 @@ var legacyInfo = &mcpserver.RequestProtocolInfo{}
 
 // readCall reads a call as the engine does. ok is false for what is not plain:
 // an answer to an earlier question, a task, members that the engine may refuse.
+// info is nil for a handler that does not look for it.
 func readCall(call *mcphttp.Call, t *registered) (req mcp.CallToolRequest, info *mcpserver.RequestProtocolInfo, ok bool) {
 	req.Method = call.Message.Method
 	req.Header = http.Header{}
@@ -146,12 +150,18 @@ func readCall(call *mcphttp.Call, t *registered) (req mcp.CallToolRequest, info 
 		return req, nil, false
 	}
 	if call.Modern {
+		if t.builtin && string(call.ClientCapabilities) == "{}" {
+			return req, nil, true
+		}
 		info, ok = modernInfo(call)
 		return req, info, ok
 	}
 	// A version that belongs to the other era means nothing to a session, but
 	// handlers are told.
 	_, told := call.Param("_meta", mcp.MetaKeyProtocolVersion)
+	if t.builtin {
+		return req, nil, !told
+	}
 	return req, legacyInfo, !told
 }
 

@@ -109,7 +109,7 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 		if refusal != nil {
 			return s.result(x, refusal)
 		}
-		if x.tool != nil && call.Modern {
+		if x.tool != nil && x.tool.mirrored && call.Modern {
 			if err := checkParamHeaders(call, x.tool); err != nil {
 				return newError(m.ID, mcp.HEADER_MISMATCH, err.Error(), nil)
 			}

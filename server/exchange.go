@@ -34,18 +34,24 @@ type exchange struct {
 	token     json.RawMessage
 
 	mu       sync.Mutex
-	lookup   func() (*identity.User, error) // what the first lookup of the caller gave
-	outbox   *outbox                        // of the engine's notifications; nil until there is one
-	over     bool                           // the answer is on its way: nothing may follow
-	refused  error                          // why the caller may not have what the handler would give
-	notFound bool                           // the handler says that there is no such resource
-	missing  map[string]any                 // client capabilities that the tool would need; nil: none
+	caller   caller         // what the first lookup of them gave
+	outbox   *outbox        // of the engine's notifications; nil until there is one
+	over     bool           // the answer is on its way: nothing may follow
+	refused  error          // why the caller may not have what the handler would give
+	notFound bool           // the handler says that there is no such resource
+	missing  map[string]any // client capabilities that the tool would need; nil: none
 }
 
 var exchanges atomic.Uint64
 
 func (s *Server) newExchange(ctx context.Context, call *mcphttp.Call) *exchange {
 	return &exchange{ctx: ctx, call: call, server: s, id: exchanges.Add(1)}
+}
+
+type caller struct {
+	asked bool
+	user  *identity.User
+	err   error
 }
 
 type exchangeKey struct{}
@@ -76,10 +82,10 @@ func exchangeFrom(ctx context.Context) *exchange {
 // it rests on one answer.
 func (x *exchange) user(ctx context.Context) (*identity.User, error) {
 	x.mu.Lock()
-	lookup := x.lookup
+	found := x.caller
 	x.mu.Unlock()
-	if lookup != nil {
-		return lookup()
+	if found.asked {
+		return found.user, found.err
 	}
 	user, err := x.server.current(ctx)
 	if ctx.Err() == nil { // else the answer is only this caller's impatience
@@ -98,7 +104,7 @@ func (x *exchange) refuse(err error) {
 func (x *exchange) remember(user *identity.User, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.lookup = func() (*identity.User, error) { return user, err }
+	x.caller = caller{true, user, err}
 }
 
 // The engine's view: mcpserver.ClientSession and its extensions.

@@ -67,13 +67,15 @@ type registered struct {
 	input   *jsonschema.Schema // nil: the handler checks its arguments itself
 	timeout time.Duration
 
+	mirrored bool // arguments of it come in headers as well (x-mcp-header)
 	quick    bool // see Quick
+	builtin  bool // the handler reads its arguments and nothing of the engine's
 	readsRaw bool // of a request the handler reads nothing but Params.RawArguments
 }
 
 // checksItself is for the built-in tools, whose refusals are better worded
 // than those of a schema.
-var checksItself = toolOption(func(t *registered) { t.input, t.readsRaw = nil, true })
+var checksItself = toolOption(func(t *registered) { t.input, t.readsRaw, t.builtin = nil, true, true })
 
 var readsRaw = toolOption(func(t *registered) { t.readsRaw = true })
 
@@ -99,6 +101,7 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 		panic(fmt.Sprintf("server: tool %q: %v", tool.Name, err))
 	}
 	t := &registered{name: tool.Name, tool: tool, handler: h, input: schema, timeout: defaultToolTimeout}
+	t.mirrored = len(mcp.ExtractParamHeaderBindings(&tool)) > 0
 	for _, opt := range opts {
 		opt.applyTool(t)
 	}

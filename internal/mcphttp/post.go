@@ -1,6 +1,7 @@
 package mcphttp
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -66,7 +67,10 @@ func (s *Server) limitBody(w http.ResponseWriter, r *http.Request) {
 // readAll reads r to its end. size is what the client announced, -1 if it did
 // not; memory is taken as bytes arrive, not as they are announced.
 func readAll(r io.Reader, size int64) ([]byte, error) {
-	buf := make([]byte, 0, max(512, min(size+1, 64<<10)))
+	if size < 0 {
+		size = 511
+	}
+	buf := make([]byte, 0, min(size+1, 64<<10))
 	for {
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
@@ -176,7 +180,11 @@ func anyModern(versions []string, session bool) bool {
 // tokenString returns the string that a JSON token is, or "".
 func tokenString(token json.RawMessage) string {
 	var s string
-	if len(token) == 0 || token[0] != '"' || json.Unmarshal(token, &s) != nil {
+	switch {
+	case len(token) < 2 || token[0] != '"':
+	case bytes.IndexByte(token, '\\') < 0:
+		s = string(token[1 : len(token)-1])
+	case json.Unmarshal(token, &s) != nil:
 		return ""
 	}
 	return s
