@@ -79,6 +79,7 @@ func (s *Server) routes() http.Handler {
 	bounded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		secureHeaders(w.Header(), s.opts.PublicURL)
 		if !endpoints[r.URL.Path] {
+			pageHeaders(w.Header())
 			rc := http.NewResponseController(w)
 			// Best effort: not every connection has deadlines.
 			_ = rc.SetReadDeadline(time.Now().Add(pageReadTimeout))
@@ -97,12 +98,17 @@ func (s *Server) routes() http.Handler {
 // differently for its own.
 func secureHeaders(h http.Header, publicURL string) {
 	h["X-Content-Type-Options"] = valueNosniff
-	h["Referrer-Policy"] = valueNoReferrer
-	h["X-Frame-Options"] = valueDeny
-	h["Cross-Origin-Opener-Policy"] = valueSameOrigin
 	if strings.HasPrefix(publicURL, "https://") {
 		h["Strict-Transport-Security"] = valueOneYear
 	}
+}
+
+// pageHeaders sets what means something to a browser that shows a page; no
+// browser shows the answers of the MCP endpoint.
+func pageHeaders(h http.Header) {
+	h["Referrer-Policy"] = valueNoReferrer
+	h["X-Frame-Options"] = valueDeny
+	h["Cross-Origin-Opener-Policy"] = valueSameOrigin
 }
 
 // Values of response headers, shared by all responses and never changed.
