@@ -20,7 +20,7 @@ import (
 // byte.
 func (s *Server) callDirectly(ctx context.Context, x *exchange) (response []byte, done bool, err error) {
 	t := x.tool
-	if t.tool.Execution != nil || !s.sees(ctx, x, &t.access) {
+	if s.engineOnly.Load() || t.tool.Execution != nil || !s.sees(ctx, x, &t.access) {
 		return nil, false, nil
 	}
 	req, info, ok := readCall(x.call, t)

@@ -53,6 +53,7 @@ type Server struct {
 	engine      *mcpserver.MCPServer
 
 	engineContext context.Context //nolint:containedctx // holds values of the engine, no request's
+	engineOnly    atomic.Bool     // nothing is answered without the engine; for a test
 	resultMeta    json.RawMessage // of a result in the stateless era that has no other _meta
 
 	handler  http.Handler
