@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -116,7 +117,7 @@ var eras = []speedEra{
 }
 
 // roundCalls is how many calls a round has, over all connections.
-const roundCalls = 2000
+const roundCalls = 1024
 
 // rival is one of the servers that are compared.
 type rival struct {
@@ -158,7 +159,15 @@ type wire struct {
 	request []byte
 }
 
+// newWire is dialWire for a connection that is kept until the end.
 func newWire(tb testing.TB, rawURL string, era speedEra, headers string) *wire {
+	tb.Helper()
+	w := dialWire(tb, rawURL, era, headers)
+	tb.Cleanup(func() { _ = w.conn.Close() })
+	return w
+}
+
+func dialWire(tb testing.TB, rawURL string, era speedEra, headers string) *wire {
 	tb.Helper()
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -168,7 +177,6 @@ func newWire(tb testing.TB, rawURL string, era speedEra, headers string) *wire {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { _ = conn.Close() })
 	body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"add","arguments":{"a":19,"b":23}` + era.meta + `}}`
 	w := &wire{conn: conn, in: bufio.NewReader(conn)}
 	w.request = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n%s%sContent-Length: %d\r\n\r\n%s",
@@ -296,14 +304,7 @@ func dialEngine(tb testing.TB, era speedEra) func() *wire {
 
 // dialOurs is for our server, with a person signed in.
 func dialOurs(tb testing.TB, era speedEra) func() *wire {
-	r := start(tb, func(o *server.Options) {
-		o.UserRate = 1e9 // counted, and never reached
-		logger, err := telemetry.NewLogger(io.Discard, "text", slog.LevelInfo)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		o.Logger = logger
-	}, nil)
+	r := start(tb, quietly(tb), nil)
 	token := "Authorization: Bearer " + r.signIn(adminMail).Access + "\r\n"
 	return func() *wire { return newWire(tb, r.srv.URL(), era, token+openSession(tb, r.srv.URL(), era, token)) }
 }
@@ -343,4 +344,49 @@ func openSession(tb testing.TB, at string, era speedEra, headers string) string 
 	}
 	post(`{"jsonrpc":"2.0","method":"notifications/initialized"}`, session)
 	return "Mcp-Session-Id: " + session + "\r\n"
+}
+
+// BenchmarkSession measures what a session costs while it has no stream, in
+// bytes of the heap: of many that were opened and used once, each by a
+// connection of its own that has gone since.
+func BenchmarkSession(b *testing.B) {
+	const sessions = 5000
+	r := start(b, quietly(b), nil)
+	token := "Authorization: Bearer " + r.signIn(adminMail).Access + "\r\n"
+	use := func() {
+		w := dialWire(b, r.srv.URL(), eras[0], token+openSession(b, r.srv.URL(), eras[0], token))
+		w.call(b)
+		_ = w.conn.Close()
+	}
+	use()
+	before := heap()
+	for b.Loop() {
+		for range sessions {
+			use()
+		}
+		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(float64(heap()-before)/sessions, "B/session")
+	}
+}
+
+// heap is what is in use of the heap.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// quietly has a server log as in operation, to nobody, and counts calls
+// without ever refusing one.
+func quietly(tb testing.TB) func(*server.Options) {
+	return func(o *server.Options) {
+		o.UserRate = 1e9
+		logger, err := telemetry.NewLogger(io.Discard, "text", slog.LevelInfo)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		o.Logger = logger
+	}
 }
