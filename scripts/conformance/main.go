@@ -2,10 +2,13 @@
 // mcp-clerk and fails on everything but success, warnings and zero scenarios
 // included:
 //
-//	go run ./scripts/conformance [-bin PROGRAM] authorization server-2025-11-25 server-2026-07-28
+//	go run ./scripts/conformance [-bin PROGRAM] [-count N] authorization server-2025-11-25 server-2026-07-28 server-0.1.16 typescript-sdk
 //
-// The suite and the Node that it needs come from npm, pinned by
-// package-lock.json in this directory with the hash of each package; they are
+// The last part is no suite: it is the official SDK for TypeScript, which signs
+// in and calls, in typescript/client.mjs.
+//
+// The suites, the SDK and the Node that they need come from npm, pinned by the
+// package-lock.json files here with the hash of each package; they are
 // kept in the user's cache directory, and no install script of theirs is run.
 // Faults that are known and not yet mended stand in known.txt. A line there
 // that nothing answers to any more fails as well.
@@ -21,6 +24,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -31,12 +35,24 @@ import (
 	"time"
 )
 
-// parts are the parts of the suite, by the name of the suite's own command.
-var parts = map[string]func(context.Context, *bench) ([]scenario, error){
-	"authorization":     authorization,
-	"server-2025-11-25": serverScenarios("2025-11-25"),
-	"server-2026-07-28": serverScenarios("2026-07-28"),
+// part is something to run and the set of packages that it needs.
+type part struct {
+	set string
+	run func(context.Context, *bench) ([]scenario, error)
 }
+
+// parts are all of them: those of the suite by the name of the suite's own
+// command, with the revision or, for the earlier suite, its version; and the
+// official SDK for TypeScript as a client.
+var parts = map[string]part{
+	"authorization":     {".", authorization},
+	"server-2025-11-25": {".", serverScenarios(required("2025-11-25"))},
+	"server-2026-07-28": {".", serverScenarios(required("2026-07-28"))},
+	"server-0.1.16":     {"earlier", serverScenarios(everything)},
+	"typescript-sdk":    {"typescript", typescript},
+}
+
+func partNames() string { return strings.Join(slices.Sorted(maps.Keys(parts)), ", ") }
 
 // bench is what a part needs: the program under test, the suite, and a
 // directory that is gone afterwards.
@@ -60,16 +76,17 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("conformance", flag.ContinueOnError)
 	program := flags.String("bin", "", "the mcp-clerk to test (default: built from this tree)")
+	count := flags.Int("count", 1, "how often in a row")
 	limit := flags.Duration("timeout", 10*time.Minute, "the longest that all of it may take")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() == 0 {
-		return errors.New("name the parts to run: authorization, server-2025-11-25, server-2026-07-28")
+		return errors.New("name the parts to run: " + partNames())
 	}
 	for _, name := range flags.Args() {
-		if parts[name] == nil {
-			return fmt.Errorf("the suite has no part %q here", name)
+		if parts[name].run == nil {
+			return fmt.Errorf("there is no part %q; there are %s", name, partNames())
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, *limit)
@@ -87,17 +104,21 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return fmt.Errorf("build the program: %w\n%s", err, text)
 		}
 	}
-	installed, err := install(ctx, out)
-	if err != nil {
-		return err
-	}
 	var faults []error
-	for _, name := range flags.Args() {
+	for i := range *count * flags.NArg() {
+		name := flags.Arg(i % flags.NArg())
+		if *count > 1 && i%flags.NArg() == 0 {
+			fmt.Fprintf(out, "run %d of %d\n", i/flags.NArg()+1, *count)
+		}
+		installed, err := install(ctx, out, parts[name].set)
+		if err != nil {
+			return err
+		}
 		work, err := os.MkdirTemp(dir, name+"-")
 		if err != nil {
 			return fmt.Errorf("make a directory to work in: %w", err)
 		}
-		scenarios, err := parts[name](ctx, &bench{program: *program, suite: installed, dir: work, log: out})
+		scenarios, err := parts[name].run(ctx, &bench{program: *program, suite: installed, dir: work, log: out})
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", name, err))
 		}

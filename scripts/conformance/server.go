@@ -22,18 +22,31 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
 )
 
-// serverScenarios returns the part that runs the scenarios which a revision
-// requires, with those that it lists without scoring them, against the server
-// with the suite's fixtures. The suite knows no sign-in there: a proxy between
-// the two has signed in and adds the token.
-func serverScenarios(revision string) func(context.Context, *bench) ([]scenario, error) {
+// selection is a choice of server scenarios: the arguments by which the suite
+// makes it, and their names.
+type selection func(context.Context, suite) (args, names []string, err error)
+
+// required are the scenarios that a revision requires, with those that it lists
+// without scoring them.
+func required(revision string) selection {
+	return func(_ context.Context, s suite) ([]string, []string, error) {
+		names, err := s.required(revision)
+		return []string{"--requirements", revision}, names, err
+	}
+}
+
+// everything is what the suite has for servers, what it calls pending included.
+func everything(ctx context.Context, s suite) ([]string, []string, error) {
+	names, err := s.scenarios(ctx, "server")
+	return []string{"--suite", "all"}, names, err
+}
+
+// serverScenarios returns the part that runs the chosen scenarios against the
+// server with the suite's fixtures. The suite knows no sign-in there: a proxy
+// between the two has signed in and adds the token.
+func serverScenarios(choose selection) func(context.Context, *bench) ([]scenario, error) {
 	return func(ctx context.Context, b *bench) (found []scenario, err error) {
-		program := filepath.Join(b.dir, "conformance-server")
-		build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/mcp-clerk/mcp-clerk/scripts/conformance-server") //nolint:gosec // a path of ours
-		if text, err := build.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build the server: %w\n%s", err, text)
-		}
-		srv, err := startProgram(ctx, b, program)
+		srv, err := startFixtures(ctx, b)
 		if err != nil {
 			return nil, err
 		}
@@ -47,12 +60,12 @@ func serverScenarios(revision string) func(context.Context, *bench) ([]scenario,
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
-		names, err := b.suite.required(revision)
+		args, names, err := choose(ctx, b.suite)
 		if err != nil {
 			return nil, err
 		}
 		out := filepath.Join(b.dir, "results")
-		cmd := b.suite.command(ctx, "server", "--url", front+"/mcp", "--requirements", revision, "--output-dir", out)
+		cmd := b.suite.command(ctx, append([]string{"server", "--url", front + "/mcp", "--output-dir", out}, args...)...)
 		text, runErr := cmd.CombinedOutput()
 		// Its exit code says less than its results.
 		if found, err = results(out, names); err != nil {
@@ -61,6 +74,16 @@ func serverScenarios(revision string) func(context.Context, *bench) ([]scenario,
 		// The tasks extension is not served.
 		return slices.DeleteFunc(found, func(s scenario) bool { return strings.HasPrefix(s.Name, "tasks-") }), nil
 	}
+}
+
+// startFixtures builds and starts the server with the suite's fixtures.
+func startFixtures(ctx context.Context, b *bench) (*process, error) {
+	program := filepath.Join(b.dir, "conformance-server")
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/mcp-clerk/mcp-clerk/scripts/conformance-server") //nolint:gosec // a path of ours
+	if text, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the server: %w\n%s", err, text)
+	}
+	return startProgram(ctx, b, program)
 }
 
 // signIn registers a client and signs a person in (RFC 6749 section 4.1, RFC

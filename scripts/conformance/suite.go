@@ -4,15 +4,17 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	_ "embed"
+	"embed"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,17 +22,16 @@ import (
 	"time"
 )
 
-var (
-	//go:embed package.json
-	manifest []byte
-	//go:embed package-lock.json
-	lock []byte
-)
+// packages says what comes from npm: a directory for each set.
+//
+//go:embed package.json package-lock.json */package.json */package-lock.json
+var packages embed.FS
 
-// suite is the installed suite.
+// suite is an installed set of packages.
 type suite struct {
 	node  string // the program
-	entry string // the suite's script
+	dir   string // where node_modules is
+	entry string // the script of the suite, if it is one
 }
 
 // scenario is one scenario as the suite reports it.
@@ -45,26 +46,33 @@ type check struct {
 	Message string `json:"errorMessage"`
 }
 
-// install returns the suite from the cache directory and puts it there first
-// if need be. Several runs at once do not harm each other: each installs into
+// install returns a set of packages from the cache directory and puts it there
+// first if need be. Several runs at once do not harm each other: each installs into
 // a directory of its own, and one of them gets the final name.
-func install(ctx context.Context, log io.Writer) (suite, error) {
+func install(ctx context.Context, log io.Writer, set string) (suite, error) {
+	files, err := filesOf(set)
+	if err != nil {
+		return suite{}, err
+	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return suite{}, fmt.Errorf("find the cache directory: %w", err)
 	}
-	sum := sha256.Sum256(append(slices.Clone(manifest), lock...))
+	sum := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		_, _ = sum.Write(files[name]) // a hash never fails
+	}
 	root := filepath.Join(cache, "mcp-clerk-conformance")
-	dir := filepath.Join(root, hex.EncodeToString(sum[:8]))
+	dir := filepath.Join(root, hex.EncodeToString(sum.Sum(nil)[:8]))
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		fmt.Fprintf(log, "installing the suite into %q\n", dir)
-		if err := fill(ctx, root, dir); err != nil {
-			return suite{}, fmt.Errorf("install the suite: %w", err)
+		fmt.Fprintf(log, "installing into %q\n", dir)
+		if err := fill(ctx, root, dir, files); err != nil {
+			return suite{}, fmt.Errorf("install: %w", err)
 		}
 	} else if err != nil {
 		return suite{}, fmt.Errorf("look for the suite: %w", err)
 	}
-	s := suite{entry: filepath.Join(dir, "node_modules", "@modelcontextprotocol", "conformance", "dist", "index.js")}
+	s := suite{dir: dir, entry: filepath.Join(dir, "node_modules", "@modelcontextprotocol", "conformance", "dist", "index.js")}
 	// Not by way of node_modules/.bin: some versions of npm link no program
 	// there that is called "node".
 	locked, err := filepath.Glob(filepath.Join(dir, "node_modules", "node-*", "bin", "node"))
@@ -75,7 +83,20 @@ func install(ctx context.Context, log io.Writer) (suite, error) {
 	return s, err
 }
 
-func fill(ctx context.Context, root, dir string) error {
+// filesOf reads the files of a set of packages.
+func filesOf(set string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for _, name := range []string{"package.json", "package-lock.json"} {
+		data, err := packages.ReadFile(path.Join(set, name))
+		if err != nil {
+			return nil, fmt.Errorf("read the packages of %q: %w", set, err)
+		}
+		files[name] = data
+	}
+	return files, nil
+}
+
+func fill(ctx context.Context, root, dir string, files map[string][]byte) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err
 	}
@@ -84,7 +105,7 @@ func fill(ctx context.Context, root, dir string) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(fresh) }()
-	for name, data := range map[string][]byte{"package.json": manifest, "package-lock.json": lock} {
+	for name, data := range files {
 		if err := os.WriteFile(filepath.Join(fresh, name), data, 0o644); err != nil {
 			return err
 		}
@@ -107,8 +128,8 @@ func fill(ctx context.Context, root, dir string) error {
 // lock or, where that has none for this platform, the machine's own.
 func findNode(ctx context.Context, programs []string) (string, error) {
 	const oldest = 22
-	for _, path := range programs {
-		path, err := exec.LookPath(path)
+	for _, program := range programs {
+		path, err := exec.LookPath(program)
 		if err != nil {
 			continue
 		}
