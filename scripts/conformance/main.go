@@ -2,19 +2,20 @@
 // mcp-clerk and fails on everything but success, warnings and zero scenarios
 // included:
 //
-//	go run ./scripts/conformance [-bin PROGRAM] [-count N] authorization server-2025-11-25 server-2026-07-28 server-0.1.16 typescript-sdk
+//	go run ./scripts/conformance [-bin PROGRAM] PART...
 //
-// The last part is no suite: it is the official SDK for TypeScript, which signs
-// in and calls, in typescript/client.mjs.
+// where PART is one of those in the table below.
 //
-// The suites, the SDK and the Node that they need come from npm, pinned by the
-// package-lock.json files here with the hash of each package; they are
+// The suite and the Node that it needs come from npm, pinned by
+// package-lock.json in this directory with the hash of each package; they are
 // kept in the user's cache directory, and no install script of theirs is run.
 // Faults that are known and not yet mended stand in known.txt. A line there
 // that nothing answers to any more fails as well.
 //
 // Each part of the suite is one function in the table below: it starts what it
-// tests, runs the suite and returns what the suite wrote.
+// tests, runs the suite and returns what the suite wrote. Where "connect" is
+// tested, the suite starts this program again as the host ("host URL"), and
+// connect starts it as the browser.
 package main
 
 import (
@@ -35,24 +36,20 @@ import (
 	"time"
 )
 
-// part is something to run and the set of packages that it needs.
-type part struct {
-	set string
-	run func(context.Context, *bench) ([]scenario, error)
-}
+// parts are the parts of the suite, by the name of the suite's own command, and
+// the official client for TypeScript.
+var parts = map[string]func(context.Context, *bench) ([]scenario, error){
+	"authorization":     authorization,
+	"server-0.1.16":     serverScenarios(everythingOf("0.1.16")),
+	"server-2025-11-25": serverScenarios(required("2025-11-25")),
+	"server-2026-07-28": serverScenarios(required("2026-07-28")),
 
-// parts are all of them: those of the suite by the name of the suite's own
-// command, with the revision or, for the earlier suite, its version; and the
-// official SDK for TypeScript as a client.
-var parts = map[string]part{
-	"authorization":     {".", authorization},
-	"server-2025-11-25": {".", serverScenarios(required("2025-11-25"))},
-	"server-2026-07-28": {".", serverScenarios(required("2026-07-28"))},
-	"server-0.1.16":     {"earlier", serverScenarios(everything)},
-	"typescript-sdk":    {"typescript", typescript},
-}
+	"sign-in-0.1.16":     signInScenarios("0.1.16", "2025-11-25"),
+	"sign-in-2025-11-25": signInScenarios("", "2025-11-25"),
+	"sign-in-2026-07-28": signInScenarios("", "2026-07-28"),
 
-func partNames() string { return strings.Join(slices.Sorted(maps.Keys(parts)), ", ") }
+	"typescript-client": typescript,
+}
 
 // bench is what a part needs: the program under test, the suite, and a
 // directory that is gone afterwards.
@@ -65,7 +62,15 @@ type bench struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout)
+	var err error
+	switch {
+	case os.Getenv(browserRole) != "" && len(os.Args) == 2:
+		err = browse(ctx, os.Args[1])
+	case len(os.Args) == 3 && os.Args[1] == "host":
+		err = host(ctx, os.Args[2])
+	default:
+		err = run(ctx, os.Args[1:], os.Stdout)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -76,17 +81,17 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("conformance", flag.ContinueOnError)
 	program := flags.String("bin", "", "the mcp-clerk to test (default: built from this tree)")
-	count := flags.Int("count", 1, "how often in a row")
-	limit := flags.Duration("timeout", 10*time.Minute, "the longest that all of it may take")
+	times := flags.Int("times", 1, "how often in a row each part must succeed")
+	limit := flags.Duration("timeout", 20*time.Minute, "the longest that all of it may take")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() == 0 {
-		return errors.New("name the parts to run: " + partNames())
+		return fmt.Errorf("name the parts to run: %s", strings.Join(slices.Sorted(maps.Keys(parts)), ", "))
 	}
 	for _, name := range flags.Args() {
-		if parts[name].run == nil {
-			return fmt.Errorf("there is no part %q; there are %s", name, partNames())
+		if parts[name] == nil {
+			return fmt.Errorf("the suite has no part %q here", name)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, *limit)
@@ -104,21 +109,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return fmt.Errorf("build the program: %w\n%s", err, text)
 		}
 	}
+	installed, err := install(ctx, out)
+	if err != nil {
+		return err
+	}
 	var faults []error
-	for i := range *count * flags.NArg() {
-		name := flags.Arg(i % flags.NArg())
-		if *count > 1 && i%flags.NArg() == 0 {
-			fmt.Fprintf(out, "run %d of %d\n", i/flags.NArg()+1, *count)
-		}
-		installed, err := install(ctx, out, parts[name].set)
-		if err != nil {
-			return err
-		}
+	for _, name := range slices.Repeat(flags.Args(), max(*times, 1)) {
 		work, err := os.MkdirTemp(dir, name+"-")
 		if err != nil {
 			return fmt.Errorf("make a directory to work in: %w", err)
 		}
-		scenarios, err := parts[name].run(ctx, &bench{program: *program, suite: installed, dir: work, log: out})
+		scenarios, err := parts[name](ctx, &bench{program: *program, suite: installed, dir: work, log: out})
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", name, err))
 		}

@@ -4,17 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"embed"
+	_ "embed"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,16 +20,17 @@ import (
 	"time"
 )
 
-// packages says what comes from npm: a directory for each set.
-//
-//go:embed package.json package-lock.json */package.json */package-lock.json
-var packages embed.FS
+var (
+	//go:embed package.json
+	manifest []byte
+	//go:embed package-lock.json
+	lock []byte
+)
 
-// suite is an installed set of packages.
+// suite is the installed suite.
 type suite struct {
 	node  string // the program
-	dir   string // where node_modules is
-	entry string // the script of the suite, if it is one
+	entry string // the suite's script
 }
 
 // scenario is one scenario as the suite reports it.
@@ -46,33 +45,26 @@ type check struct {
 	Message string `json:"errorMessage"`
 }
 
-// install returns a set of packages from the cache directory and puts it there
-// first if need be. Several runs at once do not harm each other: each installs into
+// install returns the suite from the cache directory and puts it there first
+// if need be. Several runs at once do not harm each other: each installs into
 // a directory of its own, and one of them gets the final name.
-func install(ctx context.Context, log io.Writer, set string) (suite, error) {
-	files, err := filesOf(set)
-	if err != nil {
-		return suite{}, err
-	}
+func install(ctx context.Context, log io.Writer) (suite, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return suite{}, fmt.Errorf("find the cache directory: %w", err)
 	}
-	sum := sha256.New()
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		_, _ = sum.Write(files[name]) // a hash never fails
-	}
+	sum := sha256.Sum256(append(slices.Clone(manifest), lock...))
 	root := filepath.Join(cache, "mcp-clerk-conformance")
-	dir := filepath.Join(root, hex.EncodeToString(sum.Sum(nil)[:8]))
+	dir := filepath.Join(root, hex.EncodeToString(sum[:8]))
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		fmt.Fprintf(log, "installing into %q\n", dir)
-		if err := fill(ctx, root, dir, files); err != nil {
-			return suite{}, fmt.Errorf("install: %w", err)
+		fmt.Fprintf(log, "installing the suite into %q\n", dir)
+		if err := fill(ctx, root, dir); err != nil {
+			return suite{}, fmt.Errorf("install the suite: %w", err)
 		}
 	} else if err != nil {
 		return suite{}, fmt.Errorf("look for the suite: %w", err)
 	}
-	s := suite{dir: dir, entry: filepath.Join(dir, "node_modules", "@modelcontextprotocol", "conformance", "dist", "index.js")}
+	s := suite{entry: filepath.Join(dir, "node_modules", "@modelcontextprotocol", "conformance", "dist", "index.js")}
 	// Not by way of node_modules/.bin: some versions of npm link no program
 	// there that is called "node".
 	locked, err := filepath.Glob(filepath.Join(dir, "node_modules", "node-*", "bin", "node"))
@@ -83,20 +75,7 @@ func install(ctx context.Context, log io.Writer, set string) (suite, error) {
 	return s, err
 }
 
-// filesOf reads the files of a set of packages.
-func filesOf(set string) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	for _, name := range []string{"package.json", "package-lock.json"} {
-		data, err := packages.ReadFile(path.Join(set, name))
-		if err != nil {
-			return nil, fmt.Errorf("read the packages of %q: %w", set, err)
-		}
-		files[name] = data
-	}
-	return files, nil
-}
-
-func fill(ctx context.Context, root, dir string, files map[string][]byte) error {
+func fill(ctx context.Context, root, dir string) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return err
 	}
@@ -105,7 +84,7 @@ func fill(ctx context.Context, root, dir string, files map[string][]byte) error 
 		return err
 	}
 	defer func() { _ = os.RemoveAll(fresh) }()
-	for name, data := range files {
+	for name, data := range map[string][]byte{"package.json": manifest, "package-lock.json": lock} {
 		if err := os.WriteFile(filepath.Join(fresh, name), data, 0o644); err != nil {
 			return err
 		}
@@ -128,8 +107,8 @@ func fill(ctx context.Context, root, dir string, files map[string][]byte) error 
 // lock or, where that has none for this platform, the machine's own.
 func findNode(ctx context.Context, programs []string) (string, error) {
 	const oldest = 22
-	for _, program := range programs {
-		path, err := exec.LookPath(program)
+	for _, path := range programs {
+		path, err := exec.LookPath(path)
 		if err != nil {
 			continue
 		}
@@ -169,6 +148,59 @@ func (s suite) scenarios(ctx context.Context, part string) ([]string, error) {
 		return nil, fmt.Errorf("the suite lists no scenario: %q", text)
 	}
 	return names, nil
+}
+
+// at is another release of the suite, installed beside this one.
+func (s suite) at(release string) suite {
+	return suite{node: s.node, entry: filepath.Join(s.modules(), "conformance-"+release, "dist", "index.js")}
+}
+
+// modules is the directory of all that was installed.
+func (s suite) modules() string {
+	return filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(s.entry))))
+}
+
+// clientScenario is a scenario for clients, with the revisions it is about.
+type clientScenario struct {
+	name      string
+	revisions []string
+}
+
+// What the suite writes in place of a revision.
+const (
+	extension = "extension"
+	draft     = "draft"
+)
+
+// revision is the one to run the scenario at for a client of the given one, ""
+// where it is not about that. Extensions, drafts and the revision that had no
+// resource metadata are tried with servers that have sessions.
+func (s clientScenario) revision(of string) string {
+	for _, r := range s.revisions {
+		if r == of || of == "2025-11-25" && (r == extension || r == draft || r == "2025-03-26") {
+			return r
+		}
+	}
+	return ""
+}
+
+// clientScenarios asks the suite for its scenarios for clients.
+func (s suite) clientScenarios(ctx context.Context) ([]clientScenario, error) {
+	text, err := s.command(ctx, "list", "--client").Output()
+	if err != nil {
+		return nil, fmt.Errorf("list the scenarios: %w", err)
+	}
+	var all []clientScenario
+	for line := range strings.Lines(string(text)) {
+		item, ok := strings.CutPrefix(strings.TrimSpace(line), "- ")
+		if name, revisions, found := strings.Cut(strings.TrimSuffix(item, "]"), " ["); ok && found {
+			all = append(all, clientScenario{name: name, revisions: strings.Split(revisions, ",")})
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("the suite lists no scenario for clients: %q", text)
+	}
+	return all, nil
 }
 
 // required returns the server scenarios that a revision requires, and those

@@ -16,7 +16,7 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
 )
 
-//go:embed typescript/client.mjs
+//go:embed typescript.mjs
 var typescriptClient []byte
 
 // typescript has the official SDK for TypeScript sign in and call, in each way
@@ -36,8 +36,8 @@ func typescript(ctx context.Context, b *bench) (found []scenario, err error) {
 	}
 	defer func() { err = errors.Join(err, fixtures.stop()) }()
 	// Node looks for packages beside the script.
-	script := filepath.Join(b.dir, "client.mjs")
-	if err := errors.Join(os.Symlink(filepath.Join(b.suite.dir, "node_modules"), filepath.Join(b.dir, "node_modules")),
+	script := filepath.Join(b.dir, "typescript.mjs")
+	if err := errors.Join(os.Symlink(b.suite.modules(), filepath.Join(b.dir, "node_modules")),
 		os.WriteFile(script, typescriptClient, 0o600)); err != nil {
 		return nil, fmt.Errorf("write the client: %w", err)
 	}

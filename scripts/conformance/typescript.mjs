@@ -1,7 +1,7 @@
 // A client as somebody would write it with the official SDK: it signs in with a
 // provider of its own and uses a server.
 //
-//   node client.mjs URL legacy|auto|VERSION demo|fixtures
+//   node typescript.mjs URL legacy|auto|VERSION demo|fixtures
 //
 // "open URL" on standard output asks for a person; each other line is a check,
 // as JSON with a name and, where it failed, a fault.
