@@ -202,6 +202,13 @@ func (a *access) needs() []string {
 // checkStanding refuses a caller who is known to be banned or gone. Who cannot
 // be asked about is neither: without roles, being signed in is all there is.
 func (s *Server) checkStanding(ctx context.Context, x *exchange) error {
+	if user, err, known := s.known(ctx); known {
+		x.remember(user, err)
+		if errors.Is(err, identity.ErrInvalidToken) {
+			return err
+		}
+		return nil
+	}
 	if time.Now().UnixNano() < s.noStanding.Load() {
 		return nil
 	}
@@ -247,11 +254,32 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	if p == nil {
 		return nil, fmt.Errorf("no principal: %w", identity.ErrInvalidToken)
 	}
+	if user, err, known := s.known(ctx); known {
+		return user, err
+	}
 	user, err := s.clerk.User(ctx, p.Subject)
-	if err := s.refusal(p.Subject, &user, err); err != nil {
+	return s.judged(p.Subject, &user, err)
+}
+
+// known is current without asking Clerk: what is still remembered of the caller.
+func (s *Server) known(ctx context.Context) (_ *identity.User, err error, known bool) { //nolint:revive // the error is the answer
+	p := identity.FromContext(ctx)
+	if p == nil {
+		return nil, nil, false
+	}
+	user, err, known := s.clerk.Known(p.Subject)
+	if !known {
+		return nil, nil, false
+	}
+	found, err := s.judged(p.Subject, &user, err)
+	return found, err, true
+}
+
+func (s *Server) judged(subject string, user *identity.User, err error) (*identity.User, error) {
+	if err := s.refusal(subject, user, err); err != nil {
 		return nil, err
 	}
-	return &user, nil
+	return user, nil
 }
 
 // refusal judges what Clerk says of a user, which may be an error.

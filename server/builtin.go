@@ -52,7 +52,7 @@ const ScopeImages = "mcp:images"
 // generateImage, for the roles that o names and tokens with ScopeImages.
 func (s *Server) AddBuiltinTools(o BuiltinTools) {
 	tool, h := tools.Add()
-	s.AddTool(tool, h, checksItself)
+	s.AddTool(tool, h, checksItself, Quick())
 
 	tool, h = tools.UserInfo(func(ctx context.Context, _ string) (identity.User, error) {
 		user, err := CurrentUser(ctx)

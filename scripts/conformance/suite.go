@@ -155,7 +155,7 @@ func (s suite) at(release string) suite {
 	return suite{node: s.node, entry: filepath.Join(s.modules(), "conformance-"+release, "dist", "index.js")}
 }
 
-// modules is the directory with all packages of the lock.
+// modules is the directory of all that was installed.
 func (s suite) modules() string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(s.entry))))
 }
