@@ -64,9 +64,13 @@ func newEras(b *bridge, client *transport.Client) *eras {
 	return e
 }
 
-func (e *eras) dialSSE(deliver func(*jsonrpc.Message) error) remote { return e.client.NewSSESession(deliver) }
+func (e *eras) dialSSE(deliver func(*jsonrpc.Message) error) remote {
+	return e.client.NewSSESession(deliver)
+}
 
-func (e *eras) dialHTTP(deliver func(*jsonrpc.Message) error) remote { return e.client.NewSession(deliver) }
+func (e *eras) dialHTTP(deliver func(*jsonrpc.Message) error) remote {
+	return e.client.NewSession(deliver)
+}
 
 func (e *eras) unasked(m *jsonrpc.Message) error { return e.b.deliver(nil, m) }
 
