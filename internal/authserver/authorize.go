@@ -30,10 +30,18 @@ type authRequest struct {
 	None    bool `json:"none,omitempty"`    // nothing
 
 	Flight string `json:"flight,omitempty"` // id in the flight recorder
+
+	// Of a device (RFC 8628) instead of Redirect, State and Challenge.
+	Device string `json:"device,omitempty"` // its user code
+	From   string `json:"from,omitempty"`   // address that asked, "" if that says nothing
+	Asked  int64  `json:"asked,omitempty"`  // unix milliseconds
 }
 
 // url is the request as the client made it, to start over; prompt replaces its own.
 func (req *authRequest) url(s *Server, prompt string) string {
+	if req.Device != "" {
+		return withQuery(s.site.issuer+"/device", "user_code", showUserCode(req.Device), "prompt", prompt)
+	}
 	q := url.Values{
 		"response_type": {"code"}, "client_id": {req.Client}, "redirect_uri": {req.Redirect}, "resource": {s.site.resource},
 		"scope": {strings.Join(req.Scopes, " ")}, "code_challenge": {req.Challenge}, "code_challenge_method": {"S256"},

@@ -111,6 +111,8 @@ type Options struct {
 	// RegistrationToken is the initial access token that registrations must
 	// carry (RFC 7591 section 3); "": none.
 	RegistrationToken secret.String
+	// NoDevice switches the device authorization grant (RFC 8628) off.
+	NoDevice bool
 	// LoopbackDocuments allows documents and keys of clients to be fetched from
 	// this machine, also by http: for development.
 	LoopbackDocuments bool
@@ -296,6 +298,10 @@ func (s *Server) Register(mux *http.ServeMux) {
 		mux.Handle(p+"/jwks.json", s.public("GET, HEAD", s.jwks))
 		if s.admission.policy != AdmitConfigured {
 			mux.Handle(p+"/register", s.public("POST", s.recordRegistration(s.register)))
+		}
+		if !s.opts.NoDevice {
+			mux.Handle(p+"/device_authorization", s.public("POST", s.deviceAuthorization))
+			mux.Handle(p+"/device", s.page("GET, POST", s.devicePage))
 		}
 		mux.Handle(p+"/token", s.public("POST", s.token))
 		mux.Handle(p+"/revoke", s.public("POST", s.revoke))

@@ -31,7 +31,7 @@ func (s *Server) sealTicket(w http.ResponseWriter, r *http.Request, t ticket) st
 // consentPage asks whether the client may have access; a is the account that
 // the browser last signed in with, or nil.
 func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *client, req *authRequest, a *account) {
-	v := consentView{Client: s.clientView(c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent"}
+	v := consentView{Client: s.clientView(r, c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent"}
 	t := ticket{Request: *req}
 	if a != nil {
 		t.Shown = a.Subject
@@ -89,7 +89,7 @@ func (s *Server) accountPage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.render(w, http.StatusOK, "account", "Is this you?", consentView{
-		Client: s.clientView(c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent", Account: a.label(),
+		Client: s.clientView(r, c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent", Account: a.label(),
 		Ticket: s.sealTicket(w, r, ticket{Request: *req, Handle: handle}),
 	})
 }
@@ -101,25 +101,10 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 		s.accountPage(w, r)
 		return
 	}
-	// Cookies ignore ports, and SameSite ignores them too: on loopback only
-	// the origin tells another server's page from ours.
-	if !s.sameOrigin(r) {
-		s.forgedPage(w, r)
-		return
-	}
-	form, err := readForm(w, r)
-	if err != nil {
-		s.forgedPage(w, r)
-		return
-	}
-	p, err := parseParams(form)
-	if err != nil || len(p.repeated) > 0 || r.URL.RawQuery != "" {
-		s.forgedPage(w, r)
-		return
-	}
+	p, ok := s.ownForm(w, r)
 	var t ticket
 	csrf := s.readCookie(r, cookieCSRF)
-	if csrf == "" || !s.openText(forForm, formTicket, p.get("ticket"), &t) ||
+	if !ok || csrf == "" || !s.openText(forForm, formTicket, p.get("ticket"), &t) ||
 		subtle.ConstantTimeCompare(t.CSRF, hash([]byte(csrf))) != 1 {
 		s.forgedPage(w, r)
 		return
@@ -143,7 +128,7 @@ func (s *Server) answerConsent(w http.ResponseWriter, r *http.Request, t *ticket
 		s.clientErrorPage(w, r, err, req.url(s, ""))
 		return
 	}
-	if _, err := s.findRedirect(c, req.Redirect); err != nil {
+	if err := s.stillAllowed(c, req); err != nil {
 		s.badRequestPage(w, r, err.Error())
 		return
 	}
@@ -186,7 +171,30 @@ func (s *Server) answerAccount(w http.ResponseWriter, r *http.Request, t *ticket
 func (s *Server) deny(w http.ResponseWriter, r *http.Request, req *authRequest, subject string) {
 	s.audit(r.Context(), Event{Name: "consent.denied", ClientID: req.Client, Subject: subject})
 	s.flights.step(req.Flight, stepStopped, "was refused by the person, who pressed Cancel", "")
-	redirect(w, http.StatusSeeOther, req.refusal(s, errDenied))
+	s.refuse(w, r, req, http.StatusSeeOther, errDenied)
+}
+
+// refuse ends a request by telling the client why, by its redirect URI or, a
+// device, with its next poll.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, req *authRequest, status int, oe *oauthError) {
+	if req.Device != "" {
+		s.refuseDevice(w, r, req)
+		return
+	}
+	redirect(w, status, req.refusal(s, oe))
+}
+
+// stillAllowed reports whether c may make the request, which was checked when
+// it was made: the client may have changed since.
+func (s *Server) stillAllowed(c *client, req *authRequest) error {
+	if req.Device == "" {
+		_, err := s.findRedirect(c, req.Redirect)
+		return err
+	}
+	if !s.allowsDevice(c) {
+		return errors.New("it may not connect devices")
+	}
+	return nil
 }
 
 // sameOrigin reports whether the form was sent from a page of this server, as

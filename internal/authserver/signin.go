@@ -167,7 +167,11 @@ func (s *Server) providerRefusal(w http.ResponseWriter, r *http.Request, req *au
 	}
 	s.audit(r.Context(), Event{Name: "signin.refused", ClientID: req.Client, Reason: oe.Code})
 	s.flights.step(req.Flight, stepStopped, "was refused by the sign-in provider", oe.Code)
-	redirect(w, http.StatusFound, req.refusal(s, oe))
+	if req.Device != "" && oe.Code != codeAccessDenied { // nothing is decided
+		s.unavailablePage(w, r, oe, req.url(s, ""))
+		return
+	}
+	s.refuse(w, r, req, http.StatusFound, oe)
 }
 
 // signedIn goes on with a user whom the provider has proven. Only the account
@@ -210,8 +214,12 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 		s.clientErrorPage(w, r, err, req.url(s, ""))
 		return
 	}
-	if _, err := s.findRedirect(c, req.Redirect); err != nil {
+	if err := s.stillAllowed(c, req); err != nil {
 		s.badRequestPage(w, r, err.Error())
+		return
+	}
+	if req.Device != "" {
+		s.finishDevice(w, r, c, req, a)
 		return
 	}
 	err = s.markApproved(ctx, c)
@@ -225,7 +233,7 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 	var name grantName
 	var code string
 	if err == nil {
-		name, code, err = s.createGrant(ctx, a.Subject, &grant{
+		name, code, err = s.createCode(ctx, a.Subject, &grant{
 			ClientID: c.ID, Redirect: req.Redirect, Resource: s.site.resource, Scopes: req.Scopes,
 			Code: pendingCode{Challenge: req.Challenge}, Refreshable: c.allowsRefresh(req.Scopes),
 		})
@@ -235,6 +243,6 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 		return
 	}
 	s.audit(ctx, Event{Name: "grant.created", ClientID: c.ID, Subject: a.Subject, Grant: name.id()})
-	s.flights.coded(req.Flight, name.id())
+	s.flights.coded(req.Flight, stepCode, name.id())
 	redirect(w, status, req.answer(s, "code", code))
 }

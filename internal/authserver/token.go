@@ -50,12 +50,18 @@ func (s *Server) exchange(r *http.Request, c *client, p params) (issued, error) 
 		is, err := s.redeemCode(r.Context(), c, p)
 		s.recordCode(r, p, err)
 		return is, err
+	case grantTypeDevice:
+		is, err := s.redeemDevice(r.Context(), c, p)
+		if err == nil {
+			s.flights.redeemed(is.grant.id(), c.ID, agentFamily(r.UserAgent()), "")
+		}
+		return is, err
 	case grantTypeRefresh:
 		return s.refresh(r.Context(), c, p)
 	case "":
 		return issued{}, invalidRequest("grant_type is missing")
 	}
-	return issued{}, &oauthError{Code: codeUnsupportedGrantType, Description: "use authorization_code or refresh_token"}
+	return issued{}, &oauthError{Code: codeUnsupportedGrantType, Description: "use authorization_code, refresh_token or " + grantTypeDevice}
 }
 
 // target reports what is wrong with the resource of a token request, if it
@@ -88,18 +94,23 @@ func (s *Server) redeemCode(ctx context.Context, c *client, p params) (issued, e
 		client: c.ID, secret: h.secret, redirect: p.get("redirect_uri"), verifier: verifier,
 		target: s.target(p), first: randomBytes(secretSize),
 	}
-	var is issued
-	err := s.transition(ctx, h.grant, func(g *grant) error {
+	is, err := s.redeemGrant(ctx, h.grant, in)
+	if errors.Is(err, errRedirectMismatch) {
+		s.audit(ctx, Event{Name: "code.refused", ClientID: c.ID, Subject: h.grant.subject(), Grant: h.grant.id(), Reason: reasonRedirect})
+	}
+	return is, err
+}
+
+// redeemGrant turns the pending code of a grant into tokens.
+func (s *Server) redeemGrant(ctx context.Context, name grantName, in redemption) (is issued, err error) {
+	err = s.transition(ctx, name, func(g *grant) error {
 		now, l := s.now(), s.lives()
 		if err := g.redeem(now, in); err != nil {
 			return err
 		}
-		is = issued{grant: h.grant, generation: g.Generation, client: c.ID, resource: g.Resource, scopes: g.Scopes, expires: g.accessEnd(now, l), seq: g.Refresh.Seq, secret: in.first}
+		is = issued{grant: name, generation: g.Generation, client: in.client, resource: g.Resource, scopes: g.Scopes, expires: g.accessEnd(now, l), seq: g.Refresh.Seq, secret: in.first}
 		return nil
 	})
-	if errors.Is(err, errRedirectMismatch) {
-		s.audit(ctx, Event{Name: "code.refused", ClientID: c.ID, Subject: h.grant.subject(), Grant: h.grant.id(), Reason: reasonRedirect})
-	}
 	return is, err
 }
 
