@@ -240,7 +240,8 @@ func (s *Server) prepareList(ctx context.Context, x *exchange) error {
 	return nil
 }
 
-// current is the caller as Clerk knows them now. A deleted or banned user's
+// current is the caller as Clerk knows them now, within the organisation that
+// their grant is for. A deleted or banned user's
 // token is worth nothing any more, which the error says by ErrInvalidToken.
 func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	p := identity.FromContext(ctx)
@@ -248,6 +249,7 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 		return nil, fmt.Errorf("no principal: %w", identity.ErrInvalidToken)
 	}
 	user, err := s.clerk.User(ctx, p.Subject)
+	user = s.clerk.Within(user, p.Organization)
 	if err := s.refusal(p.Subject, &user, err); err != nil {
 		return nil, err
 	}
@@ -279,6 +281,7 @@ func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal
 		return nil, err
 	}
 	if user, err, known := v.server.clerk.Known(p.Subject); known {
+		user = v.server.clerk.Within(user, p.Organization)
 		if err := v.server.refusal(p.Subject, &user, err); errors.Is(err, identity.ErrInvalidToken) {
 			return nil, err
 		}

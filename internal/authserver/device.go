@@ -359,7 +359,7 @@ func (s *Server) approveDevice(ctx context.Context, c *client, req *authRequest,
 	}
 	until := s.now().Add(max(deviceClaim, deviceTTL-s.now().Sub(time.UnixMilli(d.Asked))))
 	name, err := s.createGrant(ctx, a.Subject, &grant{
-		ClientID: c.ID, Resource: s.site.resource, Scopes: req.Scopes, Refreshable: c.allowsRefresh(req.Scopes),
+		ClientID: c.ID, Resource: s.site.resource, Scopes: req.Scopes, Organization: req.Organization, Refreshable: c.allowsRefresh(req.Scopes),
 		Code: pendingCode{Hash: d.Secret, Device: true, Expires: until.UnixMilli()},
 	})
 	if err != nil {

@@ -158,7 +158,7 @@ func (s *Server) finishDevice(w http.ResponseWriter, r *http.Request, c *client,
 	s.audit(ctx, Event{Name: "grant.created", ClientID: c.ID, Subject: a.Subject, Grant: name.id(), Reason: "device"})
 	s.flights.coded(req.Flight, stepDevice, name.id())
 	s.render(w, http.StatusOK, "done", "Your device is connected", doneView{
-		Approved: true, Client: s.clientView(r, c, req).Name, Account: a.label(),
+		Approved: true, Client: s.clientView(r, c, req).Name, Account: a.label(), Apps: s.site.issuer + appsPath,
 	})
 }
 

@@ -32,12 +32,13 @@ const maxLinks = 16
 // what was presented, so that a store may run it more than once. A method that
 // returns an error without setting changed leaves the record as it is.
 type grant struct {
-	ClientID string   `json:"client"`
-	Redirect string   `json:"redirect"`
-	Resource string   `json:"resource"`
-	Scopes   []string `json:"scopes"`
-	Created  int64    `json:"created"` // unix milliseconds, as all times here
-	Used     int64    `json:"used"`    // when tokens were last issued
+	ClientID     string   `json:"client"`
+	Redirect     string   `json:"redirect"`
+	Resource     string   `json:"resource"`
+	Scopes       []string `json:"scopes"`
+	Organization string   `json:"org,omitempty"` // see identity.Principal
+	Created      int64    `json:"created"`       // unix milliseconds, as all times here
+	Used         int64    `json:"used"`          // when tokens were last issued
 	// Generation is raised to refuse all access tokens issued before.
 	Generation  uint64       `json:"generation,omitempty"`
 	Code        pendingCode  `json:"code"`
@@ -148,6 +149,9 @@ func (g *grant) accessEnd(now time.Time, l lives) time.Time {
 	}
 	return end
 }
+
+// live reports a grant that holds tokens.
+func (g *grant) live() bool { return g.Code.Redeemed && g.Revoked == "" }
 
 // revoke ends the grant and everything derived from it.
 func (g *grant) revoke(now time.Time, reason string) {

@@ -22,7 +22,7 @@ type limits struct {
 	same     *limiter // /register, by address and content
 	created  *limiter // registrations that leave a new record, by address
 	token    *limiter // /token, /revoke and /introspect, by address, or by user; a refusal costs more than a success
-	pages    *limiter // /authorize, /consent and /callback, by address, or by user
+	pages    *limiter // the pages for people, by address, or by user
 	client   *limiter // /authorize, by address and client, so that one leaves room for others
 	fetch    *limiter // documents to fetch, by address
 	device   *limiter // /device_authorization, by address

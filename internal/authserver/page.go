@@ -77,9 +77,12 @@ type consentView struct {
 	Client  clientView
 	Scopes  []scopeView
 	Account string // as label gives it, "" if none is known
-	Switch  string // URL that starts over with another account
-	Action  string
-	Ticket  string
+	// Organisations are the answers to "for which organisation?", none if that is
+	// no question.
+	Organisations []organisationView
+	Switch        string // URL that starts over with another account
+	Action        string
+	Ticket        string
 }
 
 // errorPage is a page that says what is wrong and what to do.

@@ -146,7 +146,7 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	if refused == "" && s.opts.Admit != nil {
 		// Before the user is asked anything more. The id_token does not say all
 		// that is judged.
-		if refused, err = s.refusedUser(ctx, user.ID); err != nil {
+		if _, refused, err = s.refusedUser(ctx, user.ID); err != nil {
 			s.unavailablePage(w, r, err, req.url(s, ""))
 			return
 		}
@@ -167,7 +167,7 @@ func (s *Server) providerRefusal(w http.ResponseWriter, r *http.Request, req *au
 	}
 	s.audit(r.Context(), Event{Name: "signin.refused", ClientID: req.Client, Reason: oe.Code})
 	s.flights.step(req.Flight, stepStopped, "was refused by the sign-in provider", oe.Code)
-	if req.Device != "" && oe.Code != codeAccessDenied { // nothing is decided
+	if (req.Device != "" || req.Page != "") && oe.Code != codeAccessDenied { // nothing is decided
 		s.unavailablePage(w, r, oe, req.url(s, ""))
 		return
 	}
@@ -182,7 +182,15 @@ func (s *Server) signedIn(w http.ResponseWriter, r *http.Request, rec signinReco
 		s.refusedUserPage(w, r, &rec.Request, &a, refused)
 		return
 	}
-	if rec.Shown == a.Subject {
+	if rec.Request.Page != "" {
+		s.setPerson(w, a)
+		s.audit(r.Context(), Event{Name: "person.signed_in", Subject: a.Subject})
+		redirect(w, http.StatusSeeOther, s.site.issuer+rec.Request.Page)
+		return
+	}
+	if rec.Shown != a.Subject {
+		rec.Request.Organization = "" // it was somebody else's choice
+	} else {
 		s.issueCode(w, r, &rec.Request, &a, http.StatusFound)
 		return
 	}
@@ -198,7 +206,8 @@ func (s *Server) signedIn(w http.ResponseWriter, r *http.Request, rec signinReco
 // remembered, the grant committed, in this order, and then the code leaves.
 func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequest, a *account, status int) {
 	ctx := r.Context()
-	switch refused, err := s.refusedUser(ctx, a.Subject); {
+	u, refused, err := s.refusedUser(ctx, a.Subject)
+	switch {
 	case err != nil && s.opts.Admit != nil:
 		s.unavailablePage(w, r, err, req.url(s, ""))
 		return
@@ -207,6 +216,18 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 	case refused != "":
 		s.refusedUserPage(w, r, req, a, refused)
 		return
+	}
+	if u != nil {
+		org, ok := s.chooseOrganisation(u, req.Organization)
+		if !ok && req.None {
+			s.refuse(w, r, req, status, &oauthError{Code: codeConsentRequired, Description: "the user has to choose an organisation"})
+			return
+		}
+		if !ok {
+			s.askAccount(w, r, req, a)
+			return
+		}
+		req.Organization = org
 	}
 	// The client may have changed since the request was checked.
 	c, err := s.loadClient(ctx, req.Client)
@@ -235,7 +256,7 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 	if err == nil {
 		name, code, err = s.createCode(ctx, a.Subject, &grant{
 			ClientID: c.ID, Redirect: req.Redirect, Resource: s.site.resource, Scopes: req.Scopes,
-			Code: pendingCode{Challenge: req.Challenge}, Refreshable: c.allowsRefresh(req.Scopes),
+			Organization: req.Organization, Code: pendingCode{Challenge: req.Challenge}, Refreshable: c.allowsRefresh(req.Scopes),
 		})
 	}
 	if err != nil {

@@ -150,7 +150,18 @@ func (s *Server) refresh(ctx context.Context, c *client, p params) (issued, erro
 // cannot be asked ends nothing: what a token may do is decided again when it is
 // used.
 func (s *Server) checkUser(ctx context.Context, c *client, name grantName) error {
-	refused, err := s.refusedUser(ctx, name.subject())
+	u, refused, err := s.refusedUser(ctx, name.subject())
+	if err == nil && refused == "" && u != nil && s.opts.Admit != nil {
+		// Who may use the server in another organisation only signs in again,
+		// and chooses that.
+		state, stateErr := s.grants.get(ctx, name, 0)
+		if stateErr != nil {
+			return stateErr
+		}
+		if !s.admitsWithin(u, state.org) {
+			refused = userNotAdmitted
+		}
+	}
 	switch {
 	case err != nil:
 		s.log.WarnContext(ctx, "directory not asked on refresh", "error", err)
@@ -179,27 +190,28 @@ const (
 )
 
 // refusedUser says why subject gets no tokens, "" if nothing is known against
-// it. An error means that the directory could not be asked.
-func (s *Server) refusedUser(ctx context.Context, subject string) (string, error) {
+// it, and who they are; without a directory nobody is. An error means that it
+// could not be asked.
+func (s *Server) refusedUser(ctx context.Context, subject string) (who *identity.User, refused string, err error) {
 	if s.opts.Directory == nil {
-		return "", nil
+		return nil, "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, directoryTimeout)
 	defer cancel()
 	u, err := s.opts.Directory.User(ctx, subject)
 	switch {
 	case errors.Is(err, identity.ErrNoUser):
-		return userGone, nil
+		return nil, userGone, nil
 	case err != nil:
-		return "", fmt.Errorf("ask directory for user: %w", err)
+		return nil, "", fmt.Errorf("ask directory for user: %w", err)
 	}
 	if refused := refusal(&u); refused != "" {
-		return refused, nil
+		return &u, refused, nil
 	}
 	if s.opts.Admit != nil && !s.opts.Admit(&u) {
-		return userNotAdmitted, nil
+		return &u, userNotAdmitted, nil
 	}
-	return "", nil
+	return &u, "", nil
 }
 
 func refusal(u *identity.User) string {
