@@ -85,6 +85,9 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 				// The next request of theirs is refused, and so is the next
 				// stream.
 				defer s.endpoint.EndStreams(is(subject))
+				if errors.Is(err, identity.ErrNoUser) {
+					s.endGone(ctx, subject)
+				}
 			case err == nil:
 				now = "has " + s.toolsOf(&user)
 				if !matter {
@@ -109,6 +112,16 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 				s.listsChanged(is(subject))
 			}
 		})
+	}
+}
+
+// endGone ends what a user who is gone has left, best effort: the next look at
+// them, or the next refresh of their clients, tries again.
+func (s *Server) endGone(ctx context.Context, subject string) {
+	ctx, cancel := context.WithTimeout(ctx, webhookTimeout)
+	defer cancel()
+	if err := s.auth.EndUser(ctx, subject); err != nil {
+		s.log.WarnContext(ctx, "grants of a user who is gone not ended", "subject", subject, "error", err)
 	}
 }
 
