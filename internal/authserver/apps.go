@@ -62,6 +62,7 @@ type app struct {
 	Domain  string // proven, "" if none
 	Scopes  []scopeView
 	Device  bool
+	Waits   bool // for the device to collect it
 	Since   moment
 	Used    moment // when tokens were last issued: see decision 18
 	// Organization that the grant is for, as its name if that is known.
@@ -244,11 +245,12 @@ func validGrantID(id string) bool {
 	return err == nil && len(raw) == 16
 }
 
-// takeAccess ends a live grant. The error is store.ErrNotFound where there is
+// takeAccess ends a grant, also one that a device has not collected yet: who
+// finds out that it was not theirs should not have to wait for that. The error is store.ErrNotFound where there is
 // none.
 func (s *Server) takeAccess(ctx context.Context, name grantName, reason string) error {
 	err := s.transition(ctx, name, func(g *grant) error {
-		if !g.live() {
+		if !g.live() && !g.waits(s.now()) {
 			return errGrantOver
 		}
 		g.revoke(s.now(), reason)
@@ -424,7 +426,7 @@ func (s *Server) findApps(ctx context.Context, prefix, after string, limit int, 
 				continue
 			}
 			g.rebase(rec.Expires)
-			if g.live() && (match == nil || match(g)) {
+			if (g.live() || g.waits(s.now())) && (match == nil || match(g)) {
 				list = append(list, s.appOf(ctx, grantName(strings.TrimPrefix(rec.Key, "grant/")), g, names))
 			}
 		}
@@ -437,7 +439,7 @@ func (s *Server) findApps(ctx context.Context, prefix, after string, limit int, 
 func (s *Server) appOf(ctx context.Context, name grantName, g *grant, names map[string]*client) app {
 	c := s.knownClient(ctx, g.ClientID, names)
 	row := app{
-		ID: name.id(), Subject: name.subject(), Name: displayText(c.Name, 60), Scopes: s.scopeViews(g.Scopes), Device: g.Code.Device,
+		ID: name.id(), Subject: name.subject(), Name: displayText(c.Name, 60), Scopes: s.scopeViews(g.Scopes), Device: g.Code.Device, Waits: g.waits(s.now()),
 		Since: s.moment(g.Created), Used: s.moment(g.Used), Organization: g.Organization,
 	}
 	if row.Name == "" {

@@ -279,6 +279,26 @@ func TestPeopleSeeAndEndWhatTheyConnected(t *testing.T) {
 	}
 }
 
+// Somebody who finds out that the device was not theirs takes the access away
+// before it was collected.
+func TestADevicesAccessCanBeTakenBeforeItIsCollected(t *testing.T) {
+	e := newEnv(t)
+	c := e.registerDevice("SSH Tool")
+	d := e.device(c)
+	b := e.browser()
+	b.enter(d.UserCode).press("Approve").press("Continue as").follow("Connected apps").press("Take the access away")
+	expectError(t, e.poll(c, d), 400, "invalid_grant")
+	if page := b.apps(); strings.Contains(page.body, "SSH Tool") {
+		t.Error("it is still there")
+	}
+	d = e.device(c)
+	b.enter(d.UserCode).press("Approve")
+	e.clock.advance(11 * time.Minute)
+	if page := b.apps(); strings.Contains(page.body, "SSH Tool") {
+		t.Error("what nobody collected is there for good")
+	}
+}
+
 // What a page shows or takes is that of who signed in there, whatever the form
 // says: another's grant and another organisation are as ones that do not exist
 // (cases/server 45).

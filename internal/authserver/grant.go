@@ -153,6 +153,11 @@ func (g *grant) accessEnd(now time.Time, l lives) time.Time {
 // live reports a grant that holds tokens.
 func (g *grant) live() bool { return g.Code.Redeemed && g.Revoked == "" }
 
+// waits reports a grant that a device may still collect.
+func (g *grant) waits(now time.Time) bool {
+	return g.Code.Device && !g.Code.Redeemed && g.Revoked == "" && now.UnixMilli() < g.Code.Expires
+}
+
 // revoke ends the grant and everything derived from it.
 func (g *grant) revoke(now time.Time, reason string) {
 	if g.Revoked == "" {
