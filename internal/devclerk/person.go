@@ -37,8 +37,9 @@ func NewPerson(email string, step func(pressed string)) *Person {
 	}
 }
 
-// Walk opens start and follows the pages to the client's loopback callback. Of
-// what the client makes of it there nothing is reported here.
+// Walk opens start and follows the pages to the client's loopback callback, or
+// to the page that says that a device is connected. Of what the client makes of
+// it nothing is reported here.
 func (p *Person) Walk(ctx context.Context, start string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, start, nil)
 	if err != nil {
@@ -53,6 +54,9 @@ func (p *Person) Walk(ctx context.Context, start string) error {
 		form, button, ok := p.choose(page)
 		if !ok && (at.Query().Has("code") || at.Query().Has("error")) {
 			return nil // the client's callback page: it knows how it ended
+		}
+		if !ok && strings.Contains(nodeText(page), "Your device is connected") {
+			return nil
 		}
 		if !ok {
 			return fmt.Errorf("no button to press on the page at %q", at.Host+at.Path)
@@ -100,6 +104,7 @@ func (p *Person) choose(page *html.Node) (pageForm, pageButton, bool) {
 	for _, wanted := range []func(label string) bool{
 		func(label string) bool { return strings.Contains(label, p.email) },
 		func(label string) bool { return label == "Approve" && !p.namesAnother(page) },
+		func(label string) bool { return strings.HasPrefix(label, "Yes, it shows this code") },
 		func(label string) bool { return strings.Contains(strings.ToLower(label), "not you") },
 	} {
 		for _, form := range forms {
