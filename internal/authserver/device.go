@@ -365,13 +365,20 @@ func (s *Server) approveDevice(ctx context.Context, c *client, req *authRequest,
 	if err != nil {
 		return "", err
 	}
-	return name, s.changeDevice(ctx, key, func(d *device, expires time.Time) (time.Time, error) {
+	err = s.changeDevice(ctx, key, func(d *device, expires time.Time) (time.Time, error) {
 		if !d.pending() {
 			return time.Time{}, store.ErrNotFound
 		}
 		d.Grant = string(name)
 		return later(expires, until), nil
 	})
+	if errors.Is(err, store.ErrNotFound) {
+		// Nobody can collect it, and it would be shown as if somebody could.
+		if err := s.store.Delete(ctx, name.key()); err != nil {
+			s.log.WarnContext(ctx, "grant of a device code that was answered meanwhile not deleted", "error", err)
+		}
+	}
+	return name, err
 }
 
 // denyDevice tells the client of a device code that a person refused.

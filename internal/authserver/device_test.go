@@ -1,6 +1,7 @@
 package authserver_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/secret"
+	"github.com/mcp-clerk/mcp-clerk/internal/store"
 )
 
 const deviceGrant = "urn:ietf:params:oauth:grant-type:device_code"
@@ -483,6 +485,41 @@ func TestTheDevicePageIsNotALinkThatApproves(t *testing.T) {
 	expectPage(t, second.press("Continue as"), 400, "has been used")
 	expectPage(t, page.press("Cancel"), 400, "has been used")
 	e.tokens(e.poll(c, d))
+}
+
+// Two people approve one code at the same moment: one of them has, and the
+// other is told so.
+func TestOfTwoWhoApproveOneHas(t *testing.T) {
+	var hook *interleaved
+	e := newEnv(t, func(o *authserver.Options) { hook = &interleaved{Store: o.Store}; o.Store = hook })
+	c := e.registerDevice("SSH Tool")
+	d := e.device(c)
+	ada := e.browser().enter(d.UserCode).press("Approve")
+	e.provider.signInAs(bob)
+	bobs := e.browser().enter(d.UserCode).press("Approve")
+	hook.before = func() { expectPage(t, bobs.press("Continue as Bob"), 200, "Your device is connected") }
+	expectPage(t, ada.press("Continue as Ada"), 400, "has been used")
+	if p := e.principal(e.tokens(e.poll(c, d)).access); p.Subject != bob.ID {
+		t.Errorf("principal %+v", p)
+	}
+	if left, err := e.store.List(t.Context(), "grant/user_ada/", "", 10); err != nil || len(left) != 0 {
+		t.Errorf("Ada has %d grants (%v)", len(left), err)
+	}
+}
+
+// interleaved is a store in which something happens just before a grant is
+// created, once.
+type interleaved struct {
+	store.Store
+	before func()
+}
+
+func (s *interleaved) Create(ctx context.Context, r store.Record) error {
+	if before := s.before; before != nil && strings.HasPrefix(r.Key, "grant/") {
+		s.before = nil
+		before()
+	}
+	return s.Store.Create(ctx, r)
 }
 
 // Who may not use the server connects no device, and is offered another account.

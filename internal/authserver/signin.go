@@ -188,12 +188,11 @@ func (s *Server) signedIn(w http.ResponseWriter, r *http.Request, rec signinReco
 		redirect(w, http.StatusSeeOther, s.site.issuer+rec.Request.Page)
 		return
 	}
-	if rec.Shown != a.Subject {
-		rec.Request.Organization = "" // it was somebody else's choice
-	} else {
+	if rec.Shown == a.Subject {
 		s.issueCode(w, r, &rec.Request, &a, http.StatusFound)
 		return
 	}
+	rec.Request.Organization = "" // if it was chosen, then by somebody else
 	if rec.Request.None {
 		s.flights.step(rec.Request.Flight, stepStopped, "was refused: another account is signed in", "")
 		redirect(w, http.StatusFound, rec.Request.refusal(s, &oauthError{Code: codeLoginRequired, Description: "another account is signed in"}))
