@@ -186,8 +186,9 @@ func TestADeletedUsersGrantsEnd(t *testing.T) {
 				r.deliver()
 			}
 			tk := r.signIn(plainMail)
-			next := r.stateless(tk.Access).listen()
-			next()
+			if how != "by webhook" {
+				r.stateless(tk.Access).listen()()
+			}
 			user := devclerk.DefaultUsers()[1]
 			if err := r.clerk.Delete(devclerk.MemberID); err != nil {
 				t.Fatal(err)
@@ -195,25 +196,22 @@ func TestADeletedUsersGrantsEnd(t *testing.T) {
 			if how != "by webhook" {
 				r.advance(61 * time.Second)
 			}
-			for next().Method != "" { // until the stream ends
-				continue
+			for deadline := time.Now().Add(20 * time.Second); !strings.Contains(r.log.String(), "user was deleted"); time.Sleep(5 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("nothing was ended")
+				}
 			}
 			if err := r.clerk.AddUser(user); err != nil {
 				t.Fatal(err)
 			}
 			r.advance(61 * time.Second)
-			for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-				resp, err := http.PostForm(r.url+"/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {tk.Refresh}, "client_id": {tk.client}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				resp.Body.Close()
-				if resp.StatusCode == http.StatusBadRequest && strings.Contains(r.log.String(), "user was deleted") {
-					return
-				}
-				if resp.StatusCode == http.StatusOK || time.Now().After(deadline) {
-					t.Fatalf("a refresh after the deletion: %s", resp.Status)
-				}
+			resp, err := http.PostForm(r.url+"/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {tk.Refresh}, "client_id": {tk.client}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusBadRequest {
+				t.Errorf("a refresh: %s", resp.Status)
 			}
 		})
 	}

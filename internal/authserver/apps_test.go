@@ -579,6 +579,8 @@ func TestTakenAccessEndsOnEveryInstance(t *testing.T) {
 func TestADeletedUserLeavesNothing(t *testing.T) {
 	e := newEnv(t)
 	web, native := e.register("Web", webRedirect), e.register("Claude Code", loopRedirect)
+	e.code(e.register("Tried Once", webRedirect)) // of which only the consent is left
+	e.clock.advance(2 * time.Minute)
 	list := []tokens{e.signIn(web), e.signIn(web), e.signIn(native)}
 	pending := e.code(native)
 	gone := list[0]
