@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -40,6 +41,14 @@ type Options struct {
 	// SignInURL returns the page where a sign-in that is under way waits for the
 	// person, or "". Nil stands for a func that returns "".
 	SignInURL func() string
+	// SignIns delivers the URL of each sign-in when it begins, to be shown by a
+	// host that can. Nil: none is.
+	SignIns <-chan string
+	// Kept returns the initialize result that Keep was last given for this
+	// server, or nil: a host that must be answered in the server's place is told
+	// what the server said then. Both may be nil.
+	Kept func() []byte
+	Keep func(result []byte)
 	// LoginCommand is what a person runs to sign in, named in errors.
 	LoginCommand string
 	// Name and Version are how the bridge calls itself where it answers in the
@@ -54,6 +63,16 @@ type Options struct {
 	// RequestTimeout is how long a request may go without any message from the
 	// server that belongs to it (default 10 min).
 	RequestTimeout time.Duration
+	// Filter says which tools the host may see and call.
+	Filter Filter
+	// PingInterval, if not 0, is how often a session that is open is kept alive
+	// by a ping of the bridge's own.
+	PingInterval time.Duration
+	// BodyTimeout is that of transport.Options.
+	BodyTimeout time.Duration
+	// Dump asks for the state of the bridge, which is written to DumpTo.
+	Dump   <-chan os.Signal
+	DumpTo io.Writer
 	// Log takes what happened, without secrets; nil drops it.
 	Log *slog.Logger
 }
@@ -98,6 +117,7 @@ type bridge struct {
 	log    *slog.Logger
 	host   string
 	out    *transport.Writer
+	spool  *transport.Spool
 	remote remote
 	life   context.Context //nolint:containedctx // Run's own, with its end as the cause
 	end    context.CancelCauseFunc
@@ -115,6 +135,7 @@ type bridge struct {
 	active    int    // what an end of stdin waits for
 	notes     int
 	eof       bool
+	offered   offered
 	closed    bool
 	drained   chan struct{}
 }
@@ -128,12 +149,17 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if b.o.SignIns != nil {
+		b.background(b.offerSignIns)
+	}
 	var ended error // readAll's, behind the closing of read
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
 		ended = b.readAll()
 	}()
+	b.background(b.dumps)
+	b.background(b.keepAlive)
 	var result error
 	var deadline time.Time
 	select {
@@ -185,15 +211,16 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	spool := transport.NewSpool("")
 	client, err := transport.NewClient(transport.Options{
 		URL: o.URL, HTTPClient: o.HTTPClient, Authorizer: o.Authorizer, Header: o.Header,
-		UserAgent: o.Name + "/" + o.Version, MaxMessage: o.MaxMessage, Log: o.Log,
+		UserAgent: o.Name + "/" + o.Version, MaxMessage: o.MaxMessage, Spool: spool, BodyTimeout: o.BodyTimeout, Log: o.Log,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	b := &bridge{
-		o: o, log: o.Log, host: client.Host(), out: transport.NewWriter(o.Stdout),
+		o: o, log: o.Log, host: client.Host(), spool: spool, out: transport.NewWriter(o.Stdout, spool),
 		pending: map[string]*pending{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
 	}
 	b.life, b.end = context.WithCancelCause(context.Background())
@@ -203,11 +230,11 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 
 // readAll reads the host's messages to the end of stdin.
 func (b *bridge) readAll() error {
-	r := transport.NewReader(b.o.Stdin, b.o.MaxMessage)
+	r := transport.NewReader(b.o.Stdin, b.o.MaxMessage, b.spool)
 	for {
 		raw, err := r.Read()
-		if tooLarge, ok := errors.AsType[*transport.OversizeError](err); ok {
-			b.oversize(tooLarge)
+		if skipped, ok := errors.AsType[*transport.SkippedError](err); ok {
+			b.skipped(skipped)
 			continue
 		}
 		if err != nil {
@@ -228,11 +255,19 @@ func (b *bridge) readAll() error {
 func (b *bridge) read(raw []byte, of *batch) {
 	m, err := jsonrpc.Parse(raw, jsonrpc.Limits{MaxDepth: relayDepth})
 	if err != nil {
+		b.spool.Release(raw)
 		e, _ := errors.AsType[*jsonrpc.Error](err)
 		b.reply(of, jsonrpc.NewError(e.ID, e.Code, e.Message, nil))
 		return
 	}
+	b.trace("from the host", m)
+	switch m.Method {
+	case methodInitialize, methodReady, methodCancelled: // kept for longer than this message is dealt with
+		m, err = b.loaded(m)
+	}
 	switch {
+	case err != nil:
+		b.log.Warn("message from the host dropped", "method", m.Method, "error", err.Error())
 	case m.IsResponse():
 		b.response(m)
 	case m.IsNotification():
@@ -246,15 +281,35 @@ func (b *bridge) read(raw []byte, of *batch) {
 	}
 }
 
-// oversize answers a message that was too long to be read.
-func (b *bridge) oversize(e *transport.OversizeError) {
+// trace notes that a message passes, nothing of what it says.
+func (b *bridge) trace(where string, m *jsonrpc.Message) {
+	if b.log.Enabled(b.life, slog.LevelDebug) {
+		b.log.Debug(where, "method", m.Method, "id", shorten(m.ID), "error", m.Error != nil, "bytes", len(m.Raw))
+	}
+}
+
+// loaded returns m with all of its bytes in memory.
+func (b *bridge) loaded(m *jsonrpc.Message) (*jsonrpc.Message, error) {
+	if !b.spool.Holds(m.Raw) {
+		return m, nil
+	}
+	defer b.spool.Release(m.Raw)
+	raw, err := b.spool.Load(m.Raw)
+	if err != nil {
+		return m, err
+	}
+	return jsonrpc.Parse(raw, jsonrpc.Limits{MaxDepth: relayDepth})
+}
+
+// skipped answers a message that could not be read.
+func (b *bridge) skipped(e *transport.SkippedError) {
 	b.log.Warn("message from the host dropped", "error", e.Error())
 	if e.Request || e.ID == nil {
-		b.reply(nil, jsonrpc.NewError(e.ID, jsonrpc.CodeInvalidRequest, e.Error(), local{From: b.o.Name}))
+		b.reply(nil, jsonrpc.NewError(e.ID, e.Code, e.Error(), local{From: b.o.Name}))
 		return
 	}
 	// The host's answer to the server: the server must not wait for it.
-	raw := jsonrpc.NewError(e.ID, jsonrpc.CodeInternal, "the response is too large: "+e.Error(), local{From: b.o.Name})
+	raw := jsonrpc.NewError(e.ID, jsonrpc.CodeInternal, "the response could not be taken: "+e.Error(), local{From: b.o.Name})
 	if m, err := jsonrpc.Parse(raw, jsonrpc.Limits{}); err == nil {
 		b.response(m)
 	}
@@ -282,12 +337,14 @@ func (b *bridge) response(m *jsonrpc.Message) {
 	}
 	b.mu.Unlock()
 	if !ok {
+		b.spool.Release(m.Raw)
 		b.log.Debug("dropped a response that the server does not wait for")
 		return
 	}
 	after := b.order
 	b.background(func() {
 		defer b.settled(func() {})
+		defer b.spool.Release(m.Raw)
 		b.inOrder(b.life, after)
 		b.send(m, noteTimeout)
 	})
@@ -309,6 +366,7 @@ func (b *bridge) notification(m *jsonrpc.Message) {
 	hs := b.handshake
 	b.mu.Unlock()
 	if full {
+		b.spool.Release(m.Raw)
 		b.log.Warn("dropped a notification: too many are waiting", "method", m.Method)
 		return
 	}
@@ -316,7 +374,11 @@ func (b *bridge) notification(m *jsonrpc.Message) {
 	b.order = done
 	b.background(func() {
 		defer b.settled(func() { b.notes-- })
+		defer b.spool.Release(m.Raw)
 		defer close(done)
+		if hs != nil && m.Method == methodReady {
+			hs.ready.set()
+		}
 		if hs != nil && !hs.wait(b.life) {
 			return
 		}
@@ -422,6 +484,7 @@ func (b *bridge) close(client *transport.Client, deadline time.Time) {
 	case <-done:
 	case <-ctx.Done():
 	}
+	b.spool.Close()
 }
 
 // local marks an error as the bridge's own, not the server's.

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -35,6 +36,10 @@ type Options struct {
 	// MaxMessage is the largest message accepted, in bytes; 0 means
 	// DefaultMaxMessage.
 	MaxMessage int
+	// Spool keeps large messages out of memory; nil leaves them there.
+	Spool *Spool
+	// BodyTimeout is the longest gap within an answer, streams included; 0: none.
+	BodyTimeout time.Duration
 	// Log takes what happened, without any header value; nil drops it.
 	Log *slog.Logger
 }
@@ -48,6 +53,9 @@ type Client struct {
 	authorizer Authorizer
 	header     http.Header
 	max        int
+	bodyGap    time.Duration
+	spool      *Spool
+	buffers    sync.Pool // of *[]byte, for reading bodies
 	log        *slog.Logger
 	flights    flights
 	idle       idleGuard
@@ -102,6 +110,8 @@ func NewClient(o Options) (*Client, error) {
 		authorizer: o.Authorizer,
 		header:     o.Header.Clone(),
 		max:        o.MaxMessage,
+		spool:      o.Spool,
+		bodyGap:    o.BodyTimeout,
 		log:        o.Log,
 	}
 	if c.header == nil {
@@ -122,6 +132,10 @@ func NewClient(o Options) (*Client, error) {
 	}
 	if c.http.Transport == nil {
 		c.http.Transport = DefaultTransport()
+	}
+	c.buffers.New = func() any {
+		b := make([]byte, 16<<10)
+		return &b
 	}
 	c.flights.init()
 	return c, nil
@@ -242,8 +256,16 @@ func (c *Client) send(ctx context.Context, x exchange) (*http.Response, error) {
 // leave when it failed: without any of its body a message cannot be executed.
 func (c *Client) attempt(ctx context.Context, x exchange, token string) (resp *http.Response, sent bool, err error) {
 	var begun atomic.Bool
+	var failed error
+	size := int64(len(x.body))
 	body := func() io.ReadCloser {
-		return &requestBody{r: bytes.NewReader(x.body), begin: func() {
+		var r io.Reader = bytes.NewReader(x.body)
+		if c.spool.Holds(x.body) {
+			if r, size, failed = c.spool.open(x.body); failed != nil {
+				return http.NoBody
+			}
+		}
+		return &requestBody{r: r, begin: func() {
 			if !begun.Swap(true) && x.started != nil {
 				x.started()
 			}
@@ -251,9 +273,12 @@ func (c *Client) attempt(ctx context.Context, x exchange, token string) (resp *h
 	}
 	req := &http.Request{Method: x.method, URL: c.url, Header: c.header.Clone(), Host: c.header.Get("Host")}
 	if x.body != nil {
-		req.ContentLength = int64(len(x.body))
 		req.Body = body()
-		req.GetBody = func() (io.ReadCloser, error) { return body(), nil }
+		req.ContentLength = size
+		req.GetBody = func() (io.ReadCloser, error) { return body(), failed }
+		if failed != nil {
+			return nil, false, failed
+		}
 	}
 	for k, v := range x.header {
 		req.Header[k] = v
@@ -264,15 +289,54 @@ func (c *Client) attempt(ctx context.Context, x exchange, token string) (resp *h
 	if c.idle.expired(time.Now()) {
 		c.http.CloseIdleConnections()
 	}
+	start := time.Now()
 	resp, err = c.http.Do(req.WithContext(ctx))
 	c.idle.used(resp, time.Now())
 	if err != nil {
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err // the URL's query is nobody's business
 		}
+		c.log.Debug("request failed", "method", x.method, "host", c.Host(), "took", time.Since(start), "sent", begun.Load(), "error", err.Error())
 		return nil, begun.Load(), err
 	}
+	if c.log.Enabled(ctx, slog.LevelDebug) {
+		c.log.Debug("request", "method", x.method, "host", c.Host(), "bytes", size, "status", resp.StatusCode, "type", mediaType(resp), "took", time.Since(start))
+	}
+	if c.bodyGap > 0 {
+		resp.Body = newTimedBody(resp.Body, c.bodyGap)
+	}
 	return resp, true, nil
+}
+
+// timedBody ends an answer that stands still for too long.
+type timedBody struct {
+	body  io.ReadCloser
+	gap   time.Duration
+	timer *time.Timer
+	late  atomic.Bool
+}
+
+func newTimedBody(body io.ReadCloser, gap time.Duration) *timedBody {
+	b := &timedBody{body: body, gap: gap}
+	b.timer = time.AfterFunc(gap, func() {
+		b.late.Store(true)
+		_ = body.Close()
+	})
+	return b
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	b.timer.Reset(b.gap)
+	n, err := b.body.Read(p)
+	if err != nil && b.late.Load() {
+		err = fmt.Errorf("no byte of the answer within %s", b.gap)
+	}
+	return n, err
+}
+
+func (b *timedBody) Close() error {
+	b.timer.Stop()
+	return b.body.Close()
 }
 
 // idleGuard keeps requests off connections that the server is about to close.
@@ -305,7 +369,7 @@ func (g *idleGuard) expired(now time.Time) bool {
 
 // requestBody tells when it is first read.
 type requestBody struct {
-	r     *bytes.Reader
+	r     io.Reader
 	begin func()
 }
 
