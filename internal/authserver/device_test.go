@@ -605,3 +605,28 @@ func TestTheDevicePageTakesAnyAddress(t *testing.T) {
 		t.Errorf("a scope twice: %d", a.status)
 	}
 }
+
+// Below a path prefix, and with a proxy that takes it off, the pages lead to
+// each other all the same.
+func TestThePagesOfPeopleStandBelowAPrefix(t *testing.T) {
+	e := newEnv(t, func(o *authserver.Options) { o.PublicURL = "https://example.org/tools" })
+	c := e.registerDevice("SSH Tool")
+	d := e.device(c)
+	if d.Page != "https://example.org/tools/device" {
+		t.Errorf("page %q", d.Page)
+	}
+	b := e.browser()
+	done := b.open(d.Complete).press("Yes, it shows").press("Approve").press("Continue as")
+	e.tokens(e.poll(c, d))
+	apps := done.follow("Connected apps")
+	if apps.url.Path != "/tools/account" {
+		t.Errorf("at %v", apps.url)
+	}
+	gone := apps.press("Take the access away")
+	if gone.url.Path != "/tools/account" || !strings.Contains(gone.body, "No application has access") {
+		t.Errorf("at %v:\n%s", gone.url, gone.body)
+	}
+	if bare := b.open("https://example.org/device"); !bare.has("Continue") {
+		t.Errorf("without the prefix: %d", bare.status)
+	}
+}
