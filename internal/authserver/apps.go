@@ -285,6 +285,7 @@ func (s *Server) changeOrganisation(ctx context.Context, name grantName, u *iden
 		return err
 	}
 	s.announce(ctx, name)
+	s.rememberOrganisation(ctx, name.subject(), clientID, org)
 	s.audit(ctx, Event{Name: "grant.organisation", ClientID: clientID, Subject: name.subject(), Grant: name.id(), Reason: org})
 	if s.opts.Changed != nil {
 		s.opts.Changed(ctx, name.subject())
@@ -292,11 +293,27 @@ func (s *Server) changeOrganisation(ctx context.Context, name grantName, u *iden
 	return nil
 }
 
+// rememberOrganisation lets a consent that is remembered lead to that
+// organisation the next time, best effort.
+func (s *Server) rememberOrganisation(ctx context.Context, subject, clientID, org string) {
+	_, err := s.store.Update(ctx, consentKey(subject, clientID), func(old store.Record) ([]byte, time.Time, error) {
+		var rec consentRecord
+		if err := json.Unmarshal(old.Value, &rec); err != nil {
+			return nil, time.Time{}, err
+		}
+		rec.Organization = org
+		value, err := json.Marshal(rec)
+		return value, old.Expires, err
+	})
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		s.log.WarnContext(ctx, "organisation not remembered", "client", clientID, "subject", subject, "error", err)
+	}
+}
+
 // ownApps are the live grants of subject, those used last first.
 func (s *Server) ownApps(ctx context.Context, subject string, u *identity.User) (list []app, more bool, err error) {
-	names := map[string]*client{}
-	next := ""
-	if list, next, err = s.findApps(ctx, "grant/"+url.PathEscape(subject)+"/", "", maxApps, names, nil); err != nil {
+	list, next, err := s.findApps(ctx, "grant/"+url.PathEscape(subject)+"/", "", maxApps, map[string]*client{}, nil)
+	if err != nil {
 		return nil, false, err
 	}
 	for i := range list {

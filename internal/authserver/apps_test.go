@@ -484,6 +484,36 @@ func TestTheOrganisationOfAGrantCanBeChanged(t *testing.T) {
 	e.tokens(e.refresh(c, tk.refresh)) // in neither, and anybody may be in none
 }
 
+// A consent that is remembered leads to the organisation that was chosen last,
+// wherever that was.
+func TestARememberedConsentKeepsTheOrganisation(t *testing.T) {
+	e, w := documentEnv(t)
+	const doc = "https://tools.example/client.json"
+	w.publish(doc, map[string]any{"client_id": doc, "client_name": "Tools", "redirect_uris": []string{"https://tools.example/cb"}})
+	c := testClient{id: doc, redirect: "https://tools.example/cb"}
+	e.provider.change("user_ada", func(u *identity.User) { u.Memberships = []identity.Membership{acme, globex} })
+	b := e.browser()
+	tk := e.tokens(e.redeem(c, b.authorize(c).press("Approve").pressWith("Continue as", "organisation", "org_acme").answer(c).Get("code")))
+	silent := func(want string) {
+		t.Helper()
+		next := e.tokens(e.redeem(c, b.authorize(c).answer(c).Get("code")))
+		if got := e.principal(next.access).Organization; got != want {
+			t.Errorf("organisation %q, want %q", got, want)
+		}
+	}
+	silent("org_acme")
+	b.apps().act(e.principal(tk.access).Grant, "organisation", "organisation", "org_globex")
+	silent("org_globex")
+	// One that they have left is asked for again.
+	e.provider.change("user_ada", func(u *identity.User) { u.Memberships = []identity.Membership{acme, {OrgID: "org_x", OrgName: "X"}} })
+	if v := b.authorize(c); v.left || !strings.Contains(v.body, "For which organisation?") {
+		t.Errorf("%d %v", v.status, v.url)
+	}
+	if q := b.authorize(c, "prompt", "none").answer(c); q.Get("error") != "consent_required" {
+		t.Errorf("without asking: %v", q)
+	}
+}
+
 // Who may use the server only in the organisation that the grant is not for is
 // asked anew.
 func TestAGrantEndsWithItsOrganisationsLeave(t *testing.T) {

@@ -52,7 +52,7 @@ var (
 type device struct {
 	Client   string   `json:"client"`
 	Scopes   []string `json:"scopes"`
-	Secret   []byte   `json:"secret"`           // hash of the device code's
+	Hash     []byte   `json:"hash"`             // of the device code's secret
 	Asked    int64    `json:"asked"`            // unix milliseconds
 	From     string   `json:"from,omitempty"`   // address that asked, "" on loopback
 	Flight   string   `json:"flight,omitempty"` // id in the flight recorder
@@ -198,7 +198,7 @@ func (s *Server) deviceAuthorization(w http.ResponseWriter, r *http.Request) {
 // createDevice commits a device code and returns it with its user code.
 func (s *Server) createDevice(ctx context.Context, d device) (userCode, deviceCode string, err error) {
 	secret := randomBytes(secretSize)
-	d.Secret = hash(secret)
+	d.Hash = hash(secret)
 	for range 3 { // two of the codes that are out at a time may be the same
 		userCode = newUserCode()
 		key := s.keys.deviceKeys(userCode)[0]
@@ -293,7 +293,7 @@ func (s *Server) pollDevice(ctx context.Context, c *client, key string, secret [
 	err = s.changeDevice(ctx, key, func(d *device, expires time.Time) (time.Time, error) {
 		now := s.now().UnixMilli()
 		switch {
-		case d.Client != c.ID || !sameMark(d.Secret, hash(secret)):
+		case d.Client != c.ID || !sameMark(d.Hash, hash(secret)):
 			return time.Time{}, errGrantOver
 		case d.Denied:
 			return time.Time{}, errDenied
@@ -360,7 +360,7 @@ func (s *Server) approveDevice(ctx context.Context, c *client, req *authRequest,
 	until := s.now().Add(max(deviceClaim, deviceTTL-s.now().Sub(time.UnixMilli(d.Asked))))
 	name, err := s.createGrant(ctx, a.Subject, &grant{
 		ClientID: c.ID, Resource: s.site.resource, Scopes: req.Scopes, Organization: req.Organization, Refreshable: c.allowsRefresh(req.Scopes),
-		Code: pendingCode{Hash: d.Secret, Device: true, Expires: until.UnixMilli()},
+		Code: pendingCode{Hash: d.Hash, Device: true, Expires: until.UnixMilli()},
 	})
 	if err != nil {
 		return "", err

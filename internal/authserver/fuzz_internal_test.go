@@ -399,10 +399,10 @@ func FuzzUserCodes(f *testing.F) {
 func FuzzDeviceCodes(f *testing.F) {
 	ring := fuzzRing(f)
 	secret := slices.Repeat([]byte{7}, secretSize)
-	real := ring.sealDeviceCode("device/x", secret)
+	minted := ring.sealDeviceCode("device/x", secret)
 	f.Add("mcpc_dc_")
-	f.Add(real)
-	f.Add(real[:len(real)-1])
+	f.Add(minted)
+	f.Add(minted[:len(minted)-1])
 	f.Add(ring.sealHandle(prefixCode, handle{grant: "device/x", secret: secret}))
 	f.Fuzz(func(t *testing.T, token string) {
 		if key, got, ok := ring.openDeviceCode(token); ok && (key != "device/x" || !slices.Equal(got, secret)) {

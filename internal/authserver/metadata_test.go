@@ -146,7 +146,7 @@ func TestRequestHeadersHaveNoSayInTheIssuer(t *testing.T) {
 // WHATWG Fetch: browser-based MCP clients reach what programs need, and only that.
 func TestCORSCoversProgramsAndNotPages(t *testing.T) {
 	e := newEnv(t)
-	for _, path := range []string{"/.well-known/oauth-authorization-server", "/.well-known/openid-configuration", "/.well-known/oauth-protected-resource/mcp", "/token", "/register", "/revoke", "/introspect", "/jwks.json"} {
+	for _, path := range []string{"/.well-known/oauth-authorization-server", "/.well-known/openid-configuration", "/.well-known/oauth-protected-resource/mcp", "/token", "/device_authorization", "/register", "/revoke", "/introspect", "/jwks.json"} {
 		r := request(t, "OPTIONS", e.issuer+path, nil)
 		r.Header.Set("Origin", "https://inspector.example")
 		r.Header.Set("Access-Control-Request-Method", "POST")
@@ -165,7 +165,7 @@ func TestCORSCoversProgramsAndNotPages(t *testing.T) {
 	if a.header.Get("Access-Control-Allow-Origin") != "*" {
 		t.Error("a refusal of /token cannot be read by the client that caused it")
 	}
-	for _, path := range []string{"/authorize", "/consent", "/callback"} {
+	for _, path := range []string{"/authorize", "/consent", "/callback", "/device", "/account", "/account/all"} {
 		r := request(t, "OPTIONS", e.issuer+path, nil)
 		r.Header.Set("Origin", "https://inspector.example")
 		if a := e.send(r); a.header.Get("Access-Control-Allow-Origin") != "" || a.status < 400 {
@@ -176,7 +176,7 @@ func TestCORSCoversProgramsAndNotPages(t *testing.T) {
 
 func TestWrongMethodsAreRefusedInTheShapeOfTheEndpoint(t *testing.T) {
 	e := newEnv(t)
-	for _, path := range []string{"/token", "/register", "/revoke", "/introspect"} {
+	for _, path := range []string{"/token", "/device_authorization", "/register", "/revoke", "/introspect"} {
 		a := e.get(path)
 		if a.status != http.StatusMethodNotAllowed || a.header.Get("Allow") == "" || !json.Valid(a.body) {
 			t.Errorf("GET %s: %d %s", path, a.status, a.body)

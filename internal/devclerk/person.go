@@ -172,6 +172,8 @@ func findForms(n *html.Node) []pageForm {
 				form.buttons = append(form.buttons, pageButton{strings.TrimSpace(nodeText(field)), name, value, attribute(field, "formaction")})
 			case field.Data == "input" && kind == "submit":
 				form.buttons = append(form.buttons, pageButton{value, name, value, attribute(field, "formaction")})
+			case field.Data == "select":
+				form.fields.Set(name, firstOption(field))
 			case field.Data == "input" && name != "" && (kind != "checkbox" && kind != "radio" || hasAttribute(field, "checked")):
 				form.fields.Add(name, value)
 			}
@@ -179,6 +181,22 @@ func findForms(n *html.Node) []pageForm {
 		forms = append(forms, form)
 	}
 	return forms
+}
+
+// firstOption is the value of a selection as it stands, or else of the first
+// option that says something.
+func firstOption(selection *html.Node) (first string) {
+	for n := range selection.Descendants() {
+		if n.Type != html.ElementNode || n.Data != "option" {
+			continue
+		}
+		if value := attribute(n, "value"); hasAttribute(n, "selected") {
+			return value
+		} else if first == "" {
+			first = value
+		}
+	}
+	return first
 }
 
 func nodeText(n *html.Node) string {
