@@ -247,7 +247,8 @@ func (s *Server) prepareList(ctx context.Context, x *exchange) error {
 	return nil
 }
 
-// current is the caller as Clerk knows them now. A deleted or banned user's
+// current is the caller as Clerk knows them now, within the organisation that
+// their grant is for. A deleted or banned user's
 // token is worth nothing any more, which the error says by ErrInvalidToken.
 func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	p := identity.FromContext(ctx)
@@ -258,7 +259,7 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 		return user, err
 	}
 	user, err := s.clerk.User(ctx, p.Subject)
-	return s.judged(p.Subject, &user, err)
+	return s.judged(p, user, err)
 }
 
 // known is current without asking Clerk: what is still remembered of the caller.
@@ -271,15 +272,17 @@ func (s *Server) known(ctx context.Context) (_ *identity.User, err error, known 
 	if !known {
 		return nil, nil, false
 	}
-	found, err := s.judged(p.Subject, &user, err)
+	found, err := s.judged(p, user, err)
 	return found, err, true
 }
 
-func (s *Server) judged(subject string, user *identity.User, err error) (*identity.User, error) {
-	if err := s.refusal(subject, user, err); err != nil {
+// judged is what Clerk says of p's user, within p's organisation.
+func (s *Server) judged(p *identity.Principal, user identity.User, err error) (*identity.User, error) {
+	user = s.clerk.Within(user, p.Organization)
+	if err := s.refusal(p.Subject, &user, err); err != nil {
 		return nil, err
 	}
-	return user, nil
+	return &user, nil
 }
 
 // refusal judges what Clerk says of a user, which may be an error.
@@ -307,6 +310,7 @@ func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal
 		return nil, err
 	}
 	if user, err, known := v.server.clerk.Known(p.Subject); known {
+		user = v.server.clerk.Within(user, p.Organization)
 		if err := v.server.refusal(p.Subject, &user, err); errors.Is(err, identity.ErrInvalidToken) {
 			return nil, err
 		}

@@ -183,7 +183,7 @@ var (
 func (s *Server) frontPage() http.Handler {
 	var page bytes.Buffer
 	if err := front.Execute(&page, map[string]any{
-		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "About": s.opts.WebsiteURL,
+		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "Apps": s.opts.PublicURL + "/account", "About": s.opts.WebsiteURL,
 		"CSS": template.CSS(frontCSS), //nolint:gosec // this package's own file
 	}); err != nil {
 		panic(fmt.Sprintf("server: front page: %v", err)) // strings only
