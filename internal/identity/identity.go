@@ -29,17 +29,21 @@ var (
 
 // Principal is what a valid access token says about its bearer.
 type Principal struct {
-	Subject  string    // Clerk's user id, "user_…"
-	Grant    string    // id of the grant the token was issued under
-	ClientID string    // OAuth client the grant belongs to
-	Resource string    // audience (RFC 8707), the URL of the MCP endpoint
-	Scopes   []string  // granted scopes
-	Expires  time.Time // expiry of the access token
+	// Subject is Clerk's id of the user, "user_…". Where the operator lets
+	// callers in that are no persons, it is that of a machine ("mch_…") or of an
+	// organisation whose API key is used ("org_…").
+	Subject   string
+	Grant     string    // id of the grant the token was issued under, or what stands for one
+	ClientID  string    // OAuth client the grant belongs to; the id of an API key, or the machine
+	Resource  string    // audience (RFC 8707), the URL of the MCP endpoint
+	Scopes    []string  // granted scopes
+	AllScopes bool      // scopes do not limit the token
+	Expires   time.Time // expiry of the access token; zero: it has none
 }
 
 // HasScope reports whether the token carries scope.
 func (p *Principal) HasScope(scope string) bool {
-	return p != nil && slices.Contains(p.Scopes, scope)
+	return p != nil && (p.AllScopes || slices.Contains(p.Scopes, scope))
 }
 
 // User is a person as Clerk describes them at the moment of asking.
