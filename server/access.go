@@ -11,6 +11,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
+	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
 )
@@ -106,6 +107,9 @@ func (s *Server) declare(kind, name string, a *access) {
 		panic(fmt.Sprintf("server: %s %q: RequireNothing needs Options.Public and no other requirement", kind, name))
 	}
 	for _, sc := range a.scopes {
+		if !s.opts.scoped() {
+			continue // nobody can ask for it
+		}
 		if err := s.auth.AddScope(sc); err != nil {
 			panic(fmt.Sprintf("server: %s %q: %v", kind, name, err))
 		}
@@ -247,6 +251,9 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	if p == nil {
 		return nil, fmt.Errorf("no principal: %w", identity.ErrInvalidToken)
 	}
+	if !clerk.IsUser(p.Subject) {
+		return s.machine(p.Subject)
+	}
 	user, err := s.clerk.User(ctx, p.Subject)
 	if err := s.refusal(p.Subject, &user, err); err != nil {
 		return nil, err
@@ -267,23 +274,6 @@ func (s *Server) refusal(subject string, user *identity.User, err error) error {
 		return fmt.Errorf("user %q may not use this server: %w", subject, identity.ErrInvalidToken)
 	}
 	return nil
-}
-
-// verifier checks access tokens, and refuses those of users who are known to
-// be banned or gone: without a tool being called, Clerk isn't asked for that.
-type verifier struct{ server *Server }
-
-func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal, error) {
-	p, err := v.server.auth.Verify(ctx, token)
-	if err != nil {
-		return nil, err
-	}
-	if user, err, known := v.server.clerk.Known(p.Subject); known {
-		if err := v.server.refusal(p.Subject, &user, err); errors.Is(err, identity.ErrInvalidToken) {
-			return nil, err
-		}
-	}
-	return p, nil
 }
 
 // sees reports whether something is in the lists of the caller. It fails

@@ -40,6 +40,7 @@ type serveOptions struct {
 	Proxies      []string
 	Lives        tokenLives
 	Allowed      allowed
+	Tokens       tokenSources
 	DrainDelay   time.Duration
 	term         terminal
 }
@@ -51,7 +52,7 @@ func newServeCmd(term terminal) *cobra.Command {
 		Short: "Run the remote MCP server",
 		Long: `Runs a remote MCP server whose users sign in with Clerk and get tools by the role
 that Clerk holds for them now. It is the OAuth 2.1 authorization server of the MCP
-clients itself.
+clients itself, or leaves that to Clerk (--authorization-server clerk).
 
 Settings come from the environment; each secret also from the file that NAME_FILE
 names. On a loopback address without a public https URL, a .env file in the working
@@ -69,6 +70,7 @@ directory is read as well.
   ALLOW_DOMAINS, ALLOW_ORGS, ALLOW_USERS as --allow-domain, --allow-org, --allow-user
   ROLE_KEY                               where roles lie in public metadata (default role)
   ROLE_MAP                               what else gives a role: org:admin=admin,…
+  CLERK_MACHINE_SECRET_KEY               of the machine that this server is, for --allow-machine
   CLERK_API_URL                          another Backend API than Clerk's own
   MCP_CLERK_REGISTRATION_TOKEN           which clients must have to register
 
@@ -78,6 +80,12 @@ admin@example.com (role admin) and member@example.com (no role).`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := opts.Allowed.check(cmd.Flags()); err != nil {
+				return err
+			}
+			if err := opts.Lives.check(); err != nil {
+				return err
+			}
+			if err := opts.Tokens.check(cmd.Flags(), &opts.Lives); err != nil {
 				return err
 			}
 			return runServe(cmd.Context(), opts)
@@ -96,6 +104,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
 	opts.Lives.bind(f)
 	opts.Allowed.bind(f)
+	opts.Tokens.bind(f)
 	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
 	f.BoolVar(&opts.NoSSE, "no-sse", false, "do not serve the deprecated HTTP+SSE transport at /sse")
 	f.Float64Var(&opts.UserRate, "user-rate", 0, "requests a second that one user may send to the MCP endpoint; negative for no limit (default 100)")
@@ -116,9 +125,6 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err := checkInternalAddr(opts.InternalAddr); err != nil {
 		return err
 	}
-	if err := opts.Lives.check(); err != nil {
-		return err
-	}
 	warnOfPassword(opts.term, opts.Store)
 	if opts.Dev {
 		clients, err := clientOptions(opts, newEnvironment(), opts.PublicURL)
@@ -127,7 +133,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 		}
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
-			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Allowed: opts.Allowed,
+			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Allowed: opts.Allowed, Tokens: opts.Tokens,
 			NoSSE: opts.NoSSE, UserRate: opts.UserRate, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
@@ -228,9 +234,12 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			APIURL:         env.get("CLERK_API_URL"),
 			WebhookSecret:  secretOf("CLERK_WEBHOOK_SECRET"),
 			RoleKey:        env.get("ROLE_KEY"),
+
+			MachineSecretKey: secretOf("CLERK_MACHINE_SECRET_KEY"),
 		},
 	}
 	opts.Lives.apply(&o)
+	opts.Tokens.apply(&o)
 	o.TrustedProxies = opts.Proxies
 	var err error
 	if o.Clients, err = clientOptions(opts, env, publicURL); err != nil {

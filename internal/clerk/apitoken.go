@@ -36,12 +36,14 @@ var (
 	machineForm = regexp.MustCompile(`^mch_[A-Za-z0-9_-]{1,120}$`)
 )
 
-// MachineForm reports whether id names a caller that is no person: an
-// organisation ("org_…"), whose API keys it may use, or a machine ("mch_…").
-func MachineForm(id string) bool { return orgForm.MatchString(id) || machineForm.MatchString(id) }
-
 // IsUser reports whether a subject is a person.
 func IsUser(subject string) bool { return strings.HasPrefix(subject, "user_") }
+
+// IsOrganisation reports whether id is that of an organisation, "org_…".
+func IsOrganisation(id string) bool { return orgForm.MatchString(id) }
+
+// IsMachine reports whether id is that of a machine, "mch_…".
+func IsMachine(id string) bool { return machineForm.MatchString(id) }
 
 // TokenKind says whose word a bearer token is, by its form alone.
 type TokenKind int
