@@ -10,9 +10,26 @@ import (
 // What the tests of this package reach beyond its API: parsers for their
 // fuzz targets, the pauses between retries, and the bound of the cache.
 var (
-	Roles       = rolesUnder
-	CheckHeader = checkHeader
+	Roles             = rolesUnder
+	CheckHeader       = checkHeader
+	CheckAccessHeader = checkAccessHeader
 )
+
+// JudgeClaims is what AccessTokens makes of claims whose signature is good.
+func (c *Clerk) JudgeClaims(rules AccessTokenRules, payload []byte) (*identity.Principal, error) {
+	said, err := c.readClaims(payload)
+	if err != nil {
+		return nil, err
+	}
+	return c.AccessTokens(rules).judge(said)
+}
+
+// Tokens counts what is remembered of tokens.
+func (c *Clerk) Tokens() int {
+	c.tokens.mu.Lock()
+	defer c.tokens.mu.Unlock()
+	return len(c.tokens.entries)
+}
 
 const MaxEntries = maxEntries
 
