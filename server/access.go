@@ -270,6 +270,8 @@ func (s *Server) refusal(subject string, user *identity.User, err error) error {
 		return err
 	case user.Banned:
 		return fmt.Errorf("user %q is banned: %w", subject, identity.ErrInvalidToken)
+	case user.Locked:
+		return fmt.Errorf("user %q is locked: %w", subject, identity.ErrInvalidToken)
 	case !s.opts.Allowed.admits(user):
 		return fmt.Errorf("user %q may not use this server: %w", subject, identity.ErrInvalidToken)
 	}
