@@ -434,3 +434,23 @@ func TestTokenOptionsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// Case 44: an address that two accounts have makes neither the other: what
+// counts is the subject.
+func TestSameAddressAnotherSubjectIsAnotherAccount(t *testing.T) {
+	const double = "user_2dEvCLerkD0uble000000000003"
+	r := start(t, byClerk, nil)
+	if err := r.clerk.AddUser(devclerk.User{ID: double, Email: adminMail}); err != nil {
+		t.Fatal(err)
+	}
+	for user, want := range map[string]string{devclerk.AdminID: "add generateImage userInfo", double: "add userInfo"} {
+		for era, c := range r.both(r.accessToken(user)) {
+			if names, _ := c.list(); names != want {
+				t.Errorf("%s: tools of %s: %q", era, user, names)
+			}
+			if info := c.tool("userInfo", `{}`).text(); !strings.Contains(info, user) {
+				t.Errorf("%s: userInfo of %s: %s", era, user, info)
+			}
+		}
+	}
+}
