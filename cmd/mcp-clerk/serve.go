@@ -65,6 +65,8 @@ directory is read as well.
   PUBLIC_URL                             where clients reach this server
   MCP_CLERK_STORE                        as --store, for a URL with a password
   CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
+  IMAGE_API_URL, IMAGE_API_MODEL, IMAGE_API_KEY   images by OpenAI's API or one like it
+  IMAGE_PROVIDER                         workers-ai, openai or sketch (default: what is set)
   IMAGE_ROLES                            roles that may use generateImage
   CLERK_WEBHOOK_SECRET                   of Clerk's webhooks to /webhooks/clerk
   ALLOW_DOMAINS, ALLOW_ORGS, ALLOW_USERS as --allow-domain, --allow-org, --allow-user
@@ -356,16 +358,27 @@ func addTools(srv *server.Server, env *environment, dev bool) error {
 	if err != nil {
 		return err
 	}
+	address := env.get("IMAGE_API_URL")
+	key, err := env.secret("IMAGE_API_KEY")
+	if err != nil {
+		return err
+	}
 	switch provider := env.get("IMAGE_PROVIDER"); {
-	case provider == "sketch", provider == "" && dev && account == "":
+	case provider == "" && account != "" && address != "":
+		return withHint(errors.New("two image providers are set, Workers AI and an image API"), "choose one with IMAGE_PROVIDER=workers-ai or IMAGE_PROVIDER=openai")
+	case provider == "sketch", provider == "" && dev && account == "" && address == "":
 		tools.Image = server.Sketch()
+	case provider == "openai", provider == "" && address != "":
+		if tools.Image, err = server.ImageAPI(address, key, env.get("IMAGE_API_MODEL"), nil); err != nil {
+			return withHint(err, "set IMAGE_API_URL to an address such as https://api.openai.com/v1, IMAGE_API_MODEL, and IMAGE_API_KEY if it needs one")
+		}
 	case provider == "workers-ai", provider == "" && account != "":
 		if account == "" || token == "" {
 			return withHint(errors.New("images by Workers AI need an account and a token"), "set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN")
 		}
 		tools.Image = server.WorkersAI(account, token, nil)
 	case provider != "":
-		return withHint(fmt.Errorf("unknown IMAGE_PROVIDER %q", provider), "use workers-ai or sketch")
+		return withHint(fmt.Errorf("unknown IMAGE_PROVIDER %q", provider), "use workers-ai, openai or sketch")
 	}
 	srv.AddBuiltinTools(tools)
 	return nil
