@@ -98,6 +98,7 @@ type bridge struct {
 	log    *slog.Logger
 	host   string
 	out    *transport.Writer
+	spool  *transport.Spool
 	remote remote
 	life   context.Context //nolint:containedctx // Run's own, with its end as the cause
 	end    context.CancelCauseFunc
@@ -185,15 +186,16 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	spool := transport.NewSpool("")
 	client, err := transport.NewClient(transport.Options{
 		URL: o.URL, HTTPClient: o.HTTPClient, Authorizer: o.Authorizer, Header: o.Header,
-		UserAgent: o.Name + "/" + o.Version, MaxMessage: o.MaxMessage, Log: o.Log,
+		UserAgent: o.Name + "/" + o.Version, MaxMessage: o.MaxMessage, Spool: spool, Log: o.Log,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	b := &bridge{
-		o: o, log: o.Log, host: client.Host(), out: transport.NewWriter(o.Stdout),
+		o: o, log: o.Log, host: client.Host(), spool: spool, out: transport.NewWriter(o.Stdout, spool),
 		pending: map[string]*pending{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
 	}
 	b.life, b.end = context.WithCancelCause(context.Background())
@@ -203,11 +205,11 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 
 // readAll reads the host's messages to the end of stdin.
 func (b *bridge) readAll() error {
-	r := transport.NewReader(b.o.Stdin, b.o.MaxMessage)
+	r := transport.NewReader(b.o.Stdin, b.o.MaxMessage, b.spool)
 	for {
 		raw, err := r.Read()
-		if tooLarge, ok := errors.AsType[*transport.OversizeError](err); ok {
-			b.oversize(tooLarge)
+		if skipped, ok := errors.AsType[*transport.SkippedError](err); ok {
+			b.skipped(skipped)
 			continue
 		}
 		if err != nil {
@@ -228,11 +230,18 @@ func (b *bridge) readAll() error {
 func (b *bridge) read(raw []byte, of *batch) {
 	m, err := jsonrpc.Parse(raw, jsonrpc.Limits{MaxDepth: relayDepth})
 	if err != nil {
+		b.spool.Release(raw)
 		e, _ := errors.AsType[*jsonrpc.Error](err)
 		b.reply(of, jsonrpc.NewError(e.ID, e.Code, e.Message, nil))
 		return
 	}
+	switch m.Method {
+	case methodInitialize, methodReady, methodCancelled: // kept for longer than this message is dealt with
+		m, err = b.loaded(m)
+	}
 	switch {
+	case err != nil:
+		b.log.Warn("message from the host dropped", "method", m.Method, "error", err.Error())
 	case m.IsResponse():
 		b.response(m)
 	case m.IsNotification():
@@ -246,15 +255,28 @@ func (b *bridge) read(raw []byte, of *batch) {
 	}
 }
 
-// oversize answers a message that was too long to be read.
-func (b *bridge) oversize(e *transport.OversizeError) {
+// loaded returns m with all of its bytes in memory.
+func (b *bridge) loaded(m *jsonrpc.Message) (*jsonrpc.Message, error) {
+	if !b.spool.Holds(m.Raw) {
+		return m, nil
+	}
+	defer b.spool.Release(m.Raw)
+	raw, err := b.spool.Load(m.Raw)
+	if err != nil {
+		return m, err
+	}
+	return jsonrpc.Parse(raw, jsonrpc.Limits{MaxDepth: relayDepth})
+}
+
+// skipped answers a message that could not be read.
+func (b *bridge) skipped(e *transport.SkippedError) {
 	b.log.Warn("message from the host dropped", "error", e.Error())
 	if e.Request || e.ID == nil {
-		b.reply(nil, jsonrpc.NewError(e.ID, jsonrpc.CodeInvalidRequest, e.Error(), local{From: b.o.Name}))
+		b.reply(nil, jsonrpc.NewError(e.ID, e.Code, e.Error(), local{From: b.o.Name}))
 		return
 	}
 	// The host's answer to the server: the server must not wait for it.
-	raw := jsonrpc.NewError(e.ID, jsonrpc.CodeInternal, "the response is too large: "+e.Error(), local{From: b.o.Name})
+	raw := jsonrpc.NewError(e.ID, jsonrpc.CodeInternal, "the response could not be taken: "+e.Error(), local{From: b.o.Name})
 	if m, err := jsonrpc.Parse(raw, jsonrpc.Limits{}); err == nil {
 		b.response(m)
 	}
@@ -282,12 +304,14 @@ func (b *bridge) response(m *jsonrpc.Message) {
 	}
 	b.mu.Unlock()
 	if !ok {
+		b.spool.Release(m.Raw)
 		b.log.Debug("dropped a response that the server does not wait for")
 		return
 	}
 	after := b.order
 	b.background(func() {
 		defer b.settled(func() {})
+		defer b.spool.Release(m.Raw)
 		b.inOrder(b.life, after)
 		b.send(m, noteTimeout)
 	})
@@ -309,6 +333,7 @@ func (b *bridge) notification(m *jsonrpc.Message) {
 	hs := b.handshake
 	b.mu.Unlock()
 	if full {
+		b.spool.Release(m.Raw)
 		b.log.Warn("dropped a notification: too many are waiting", "method", m.Method)
 		return
 	}
@@ -316,6 +341,7 @@ func (b *bridge) notification(m *jsonrpc.Message) {
 	b.order = done
 	b.background(func() {
 		defer b.settled(func() { b.notes-- })
+		defer b.spool.Release(m.Raw)
 		defer close(done)
 		if hs != nil && !hs.wait(b.life) {
 			return
@@ -422,6 +448,7 @@ func (b *bridge) close(client *transport.Client, deadline time.Time) {
 	case <-done:
 	case <-ctx.Done():
 	}
+	b.spool.Close()
 }
 
 // local marks an error as the bridge's own, not the server's.

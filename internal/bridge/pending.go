@@ -101,6 +101,7 @@ func (b *bridge) fail(p *pending, err error) {
 func (b *bridge) request(m *jsonrpc.Message, of *batch) {
 	p := b.add(m, of)
 	if p == nil {
+		b.spool.Release(m.Raw)
 		return
 	}
 	if !p.listen {
@@ -216,6 +217,7 @@ func (p *pending) release() {
 		p.timer.Stop()
 	}
 	p.end(errAnswered)
+	p.b.spool.Release(p.m.Raw)
 }
 
 // deliver writes to the host what the server has sent, on p's stream or, if p
@@ -239,7 +241,11 @@ func (b *bridge) deliver(p *pending, m *jsonrpc.Message) error {
 			defer q.end(errAnswered) // it came on another stream than its own
 		}
 		if q.batch != nil {
-			q.batch.add(m.Raw)
+			raw, err := b.spool.Load(m.Raw) // the batch is written later
+			if err != nil {
+				raw = b.failure(m.ID, q.m.Method, err)
+			}
+			q.batch.add(raw)
 			return nil
 		}
 	case m.IsRequest():

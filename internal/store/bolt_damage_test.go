@@ -475,3 +475,46 @@ func FuzzBoltFile(f *testing.F) {
 		mustCreate(t, s, "new", "v", time.Time{})
 	})
 }
+
+// A file that ends before its own end is damaged even where only pages are
+// missing that are free, or that opening does not read: the rest cannot be trusted.
+func TestBoltFileWithoutItsFreeEndIsDamaged(t *testing.T) {
+	path := storePath(t)
+	s := openBolt(t, path, store.Options{})
+	mustCreate(t, s, "a", "value", time.Time{})
+	mustCreate(t, s, "large", strings.Repeat("l", 300_000), time.Time{})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openBolt(t, path, store.Options{})
+	if _, err := s.Take(t.Context(), "large"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end, newest := 0, uint64(0) // as the newer meta page has it
+	for i := range 2 {
+		meta := good[i*os.Getpagesize()+16:]
+		if txid := binary.NativeEndian.Uint64(meta[48:]); txid >= newest {
+			newest, end = txid, int(binary.NativeEndian.Uint64(meta[40:]))*os.Getpagesize() //nolint:gosec // a small file's
+		}
+	}
+	for name, size := range map[string]int{"whole": end, "without its last byte": end - 1, "without its last page": end - os.Getpagesize()} {
+		if err := os.WriteFile(path, good[:size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := store.OpenBolt(t.Context(), path, store.Options{})
+		if err == nil {
+			_, err = s.Get(t.Context(), "a")
+			err = errors.Join(err, s.Close())
+		}
+		if problem, ok := errors.AsType[*store.OpenError](err); ok != (size != end) {
+			t.Errorf("%s: %v, %v", name, problem, err)
+		}
+	}
+}

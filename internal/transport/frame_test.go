@@ -25,7 +25,7 @@ func readAll(t *testing.T, r *transport.Reader) []string {
 	var lines []string
 	for {
 		line, err := r.Read()
-		if e, ok := errors.AsType[*transport.OversizeError](err); ok {
+		if e, ok := errors.AsType[*transport.SkippedError](err); ok {
 			lines = append(lines, fmt.Sprintf("!%s,%v", e.ID, e.Request))
 			continue
 		}
@@ -63,7 +63,7 @@ func TestReaderSplitsLines(t *testing.T) {
 				"whole": strings.NewReader(tt.in), "byte by byte": iotest.OneByteReader(strings.NewReader(tt.in)),
 				"error with data": iotest.DataErrReader(strings.NewReader(tt.in)),
 			} {
-				if diff := cmp.Diff(tt.want, readAll(t, transport.NewReader(r, 0))); diff != "" {
+				if diff := cmp.Diff(tt.want, readAll(t, transport.NewReader(r, 0, nil))); diff != "" {
 					t.Errorf("%s: (-want +got)\n%s", name, diff)
 				}
 			}
@@ -74,7 +74,7 @@ func TestReaderSplitsLines(t *testing.T) {
 func TestReaderPassesLongLines(t *testing.T) {
 	for _, size := range []int{4095, 4096, 64 << 10, 64<<10 + 1, 1 << 20, 16 << 20} {
 		line := `{"a":"` + strings.Repeat("x", size-8) + `"}`
-		got := readAll(t, transport.NewReader(strings.NewReader(line+"\r\n{}\n"), size))
+		got := readAll(t, transport.NewReader(strings.NewReader(line+"\r\n{}\n"), size, nil))
 		if len(got) != 2 || got[0] != line || got[1] != "{}" {
 			t.Errorf("a line of %d bytes with a limit of the same: got %d lines, the first of %d bytes", size, len(got), len(got[0]))
 		}
@@ -99,10 +99,10 @@ func TestReaderSkipsOversizeMessageAndFindsItsID(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			in := "{}\n" + tt.in + "\n[2]\n" + tt.in // the last one without its newline
 			want := []string{"{}", tt.want, "[2]", tt.want}
-			if diff := cmp.Diff(want, readAll(t, transport.NewReader(strings.NewReader(in), 1000))); diff != "" {
+			if diff := cmp.Diff(want, readAll(t, transport.NewReader(strings.NewReader(in), 1000, nil))); diff != "" {
 				t.Errorf("whole: (-want +got)\n%s", diff)
 			}
-			r := transport.NewReader(iotest.OneByteReader(strings.NewReader(in)), 1000)
+			r := transport.NewReader(iotest.OneByteReader(strings.NewReader(in)), 1000, nil)
 			if diff := cmp.Diff(want, readAll(t, r)); diff != "" {
 				t.Errorf("byte by byte: (-want +got)\n%s", diff)
 			}
@@ -127,7 +127,7 @@ func (r *repeat) Read(p []byte) (int, error) {
 func TestReaderBoundsMemoryOfOversizeMessage(t *testing.T) {
 	in := io.MultiReader(strings.NewReader(`{"id":1,"method":"m","params":"`),
 		&repeat{block: bytes.Repeat([]byte{'x'}, 32<<10), n: 2000}, strings.NewReader("\"}\n{}\n"))
-	r := transport.NewReader(in, 1<<20)
+	r := transport.NewReader(in, 1<<20, nil)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	got := readAll(t, r)
@@ -142,7 +142,7 @@ func TestReaderBoundsMemoryOfOversizeMessage(t *testing.T) {
 
 func TestReaderPassesErrorsOn(t *testing.T) {
 	broken := errors.New("broken")
-	r := transport.NewReader(io.MultiReader(strings.NewReader("{}\n{\"half"), iotest.ErrReader(broken)), 0)
+	r := transport.NewReader(io.MultiReader(strings.NewReader("{}\n{\"half"), iotest.ErrReader(broken)), 0, nil)
 	if line, err := r.Read(); string(line) != "{}" || err != nil {
 		t.Fatalf("got %q, %v", line, err)
 	}
@@ -153,7 +153,7 @@ func TestReaderPassesErrorsOn(t *testing.T) {
 
 func TestWriterKeepsMessagesWhole(t *testing.T) {
 	pr, pw := io.Pipe() // unbuffered: a write lasts until it is read, which is the back-pressure
-	w := transport.NewWriter(pw)
+	w := transport.NewWriter(pw, nil)
 	var wg sync.WaitGroup
 	const writers, each = 8, 50
 	for i := range writers {
@@ -174,7 +174,7 @@ func TestWriterKeepsMessagesWhole(t *testing.T) {
 		_ = pw.Close()
 	}()
 	next := map[int]int{}
-	for _, line := range readAll(t, transport.NewReader(iotest.HalfReader(pr), 0)) {
+	for _, line := range readAll(t, transport.NewReader(iotest.HalfReader(pr), 0, nil)) {
 		var i, j int
 		if _, err := fmt.Sscanf(line, `{"w":%d,"j":%d,`, &i, &j); err != nil || !strings.HasSuffix(line, `x"}`) {
 			t.Fatalf("torn line %.60q", line)
@@ -200,7 +200,7 @@ func TestWriterPutsAMessageOnOneLine(t *testing.T) {
 	}
 	for _, tt := range tests {
 		var out bytes.Buffer
-		if err := transport.NewWriter(&out).WriteMessage([]byte(tt.in)); err != nil {
+		if err := transport.NewWriter(&out, nil).WriteMessage([]byte(tt.in)); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
 		if diff := cmp.Diff(tt.want+"\n", out.String()); diff != "" {
@@ -215,7 +215,7 @@ func TestWriterReportsAReaderThatHasGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }()
-	w := transport.NewWriter(f)
+	w := transport.NewWriter(f, nil)
 	if err := w.WriteMessage([]byte("{}")); err != nil {
 		t.Fatal(err)
 	}
@@ -244,22 +244,21 @@ func FuzzReader(f *testing.F) {
 		const limit = 32
 		var want []string
 		for i, line := range bytes.Split(in, []byte{'\n'}) {
-			if len(bytes.TrimRight(line, "\r")) > limit {
-				want = append(want, "!")
-				continue
-			}
 			if i == 0 {
 				line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
 			}
-			if line = bytes.Trim(line, " \t\r"); len(line) > 0 {
+			switch line = bytes.Trim(line, " \t\r"); {
+			case len(line) > limit:
+				want = append(want, "!")
+			case len(line) > 0:
 				want = append(want, string(line))
 			}
 		}
-		r := transport.NewReader(&chunked{in, int(chunk)%7 + 1}, limit)
+		r := transport.NewReader(&chunked{in, int(chunk)%7 + 1}, limit, nil)
 		var got []string
 		for {
 			line, err := r.Read()
-			if _, ok := errors.AsType[*transport.OversizeError](err); ok {
+			if _, ok := errors.AsType[*transport.SkippedError](err); ok {
 				got = append(got, "!")
 				continue
 			}
@@ -311,8 +310,8 @@ func FuzzOversizeID(f *testing.F) {
 			}
 			return true
 		})
-		_, err := transport.NewReader(&chunked{append(in, '\n'), int(chunk)%9 + 1}, 1).Read()
-		e, ok := errors.AsType[*transport.OversizeError](err)
+		_, err := transport.NewReader(&chunked{append(in, '\n'), int(chunk)%9 + 1}, 1, nil).Read()
+		e, ok := errors.AsType[*transport.SkippedError](err)
 		if !ok || len(want) <= 1<<10 && string(e.ID) != string(want) || e.Request != method {
 			t.Fatalf("%s: got %v with id %s, request %v", in, err, e.ID, e.Request)
 		}

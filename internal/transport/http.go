@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -35,6 +36,8 @@ type Options struct {
 	// MaxMessage is the largest message accepted, in bytes; 0 means
 	// DefaultMaxMessage.
 	MaxMessage int
+	// Spool keeps large messages out of memory; nil leaves them there.
+	Spool *Spool
 	// Log takes what happened, without any header value; nil drops it.
 	Log *slog.Logger
 }
@@ -48,6 +51,8 @@ type Client struct {
 	authorizer Authorizer
 	header     http.Header
 	max        int
+	spool      *Spool
+	buffers    sync.Pool // of *[]byte, for reading bodies
 	log        *slog.Logger
 	flights    flights
 	idle       idleGuard
@@ -102,6 +107,7 @@ func NewClient(o Options) (*Client, error) {
 		authorizer: o.Authorizer,
 		header:     o.Header.Clone(),
 		max:        o.MaxMessage,
+		spool:      o.Spool,
 		log:        o.Log,
 	}
 	if c.header == nil {
@@ -122,6 +128,10 @@ func NewClient(o Options) (*Client, error) {
 	}
 	if c.http.Transport == nil {
 		c.http.Transport = DefaultTransport()
+	}
+	c.buffers.New = func() any {
+		b := make([]byte, 16<<10)
+		return &b
 	}
 	c.flights.init()
 	return c, nil
@@ -242,8 +252,16 @@ func (c *Client) send(ctx context.Context, x exchange) (*http.Response, error) {
 // leave when it failed: without any of its body a message cannot be executed.
 func (c *Client) attempt(ctx context.Context, x exchange, token string) (resp *http.Response, sent bool, err error) {
 	var begun atomic.Bool
+	var failed error
+	size := int64(len(x.body))
 	body := func() io.ReadCloser {
-		return &requestBody{r: bytes.NewReader(x.body), begin: func() {
+		var r io.Reader = bytes.NewReader(x.body)
+		if c.spool.Holds(x.body) {
+			if r, size, failed = c.spool.open(x.body); failed != nil {
+				return http.NoBody
+			}
+		}
+		return &requestBody{r: r, begin: func() {
 			if !begun.Swap(true) && x.started != nil {
 				x.started()
 			}
@@ -251,9 +269,12 @@ func (c *Client) attempt(ctx context.Context, x exchange, token string) (resp *h
 	}
 	req := &http.Request{Method: x.method, URL: c.url, Header: c.header.Clone(), Host: c.header.Get("Host")}
 	if x.body != nil {
-		req.ContentLength = int64(len(x.body))
 		req.Body = body()
-		req.GetBody = func() (io.ReadCloser, error) { return body(), nil }
+		req.ContentLength = size
+		req.GetBody = func() (io.ReadCloser, error) { return body(), failed }
+		if failed != nil {
+			return nil, false, failed
+		}
 	}
 	for k, v := range x.header {
 		req.Header[k] = v
@@ -305,7 +326,7 @@ func (g *idleGuard) expired(now time.Time) bool {
 
 // requestBody tells when it is first read.
 type requestBody struct {
-	r     *bytes.Reader
+	r     io.Reader
 	begin func()
 }
 

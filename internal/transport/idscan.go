@@ -1,9 +1,6 @@
 package transport
 
-import (
-	"bytes"
-	"encoding/json"
-)
+import "encoding/json"
 
 // idScanner finds the id of a message that is too long to be kept, from bytes
 // handed over in pieces. It follows strings and nesting only, which is enough
@@ -27,12 +24,9 @@ const maxToken = 1 << 10
 func (s *idScanner) write(p []byte) {
 	for len(p) > 0 {
 		if s.inString && !s.escaped && !s.wanted() { // to the end of the string, or of its next part
-			i := bytes.IndexByte(p, '"')
-			if i < 0 {
-				i = len(p)
-			}
-			if b := bytes.IndexByte(p[:i], '\\'); b >= 0 {
-				i = b
+			i := 0
+			for i < len(p) && p[i] != '"' && p[i] != '\\' {
+				i++
 			}
 			if p = p[i:]; len(p) == 0 {
 				return

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
 // An Event is one event of a text/event-stream body. Unlike a browser's reader,
@@ -14,8 +16,10 @@ import (
 // id or a retry time: MCP servers prime a client's resumption that way.
 type Event struct {
 	Name string // the event field; "" means "message"
-	Data []byte // nil when the event had no data field
+	Data []byte // nil when the event had no data field; of a large message the skeleton
 	ID   string // the last event id of the stream so far
+	// Bad says why the data of a large event, which is nil then, is no message.
+	Bad error
 	// Retry is the reconnection time the server asked for in this event,
 	// negative when it asked for none.
 	Retry time.Duration
@@ -26,9 +30,12 @@ type Event struct {
 // byte order mark at the start is skipped, several data lines join with LF,
 // comments are ignored, and an event that no blank line ended is dropped.
 // Invalid UTF-8 is passed on for the parser of the data to refuse.
+//
+// With a Spool it holds at most 4 MiB of an event in memory.
 type EventReader struct {
 	br     *bufio.Reader
 	max    int
+	spool  *Spool
 	begun  bool
 	skipLF bool // the last line ended in CR: a LF that follows belongs to it
 	id     string
@@ -39,22 +46,48 @@ type EventReader struct {
 var errEventTooLarge = errors.New("event is larger than the limit")
 
 // NewEventReader returns a reader of r for events with at most maxEvent bytes
-// of data, and lines not much longer; 0 means DefaultMaxMessage.
-func NewEventReader(r io.Reader, maxEvent int) *EventReader {
+// of data, and lines not much longer; 0 means DefaultMaxMessage. The data of
+// large ones goes to spool, which may be nil.
+func NewEventReader(r io.Reader, maxEvent int, spool *Spool) *EventReader {
 	if maxEvent <= 0 {
 		maxEvent = DefaultMaxMessage
 	}
-	return &EventReader{br: bufio.NewReaderSize(r, 16<<10), max: maxEvent}
+	return &EventReader{br: bufio.NewReaderSize(r, 16<<10), max: maxEvent, spool: spool}
 }
 
 // Next returns the next event. Its bytes are the caller's. The error is io.EOF
 // at the end of the stream.
 func (r *EventReader) Next() (Event, error) {
+	data := gather{spool: r.spool, limit: r.max}
+	ev, err := r.next(&data)
+	if err != nil {
+		data.drop()
+	}
+	return ev, err
+}
+
+func (r *EventReader) next(data *gather) (Event, error) {
 	ev := Event{Retry: -1}
 	var seen, hasData bool
+	add := func(value []byte) error { // to the data
+		_, err := data.Write(value)
+		if errors.Is(err, errTooLarge) {
+			return fmt.Errorf("%w of %d bytes", errEventTooLarge, r.max)
+		}
+		return err
+	}
+	begin := func(value []byte) error { // a line of the data
+		if hasData {
+			if err := add([]byte{'\n'}); err != nil {
+				return err
+			}
+		}
+		hasData, seen = true, true
+		return add(value)
+	}
 	id := r.id
 	for {
-		line, err := r.readLine()
+		line, rest, err := r.readLine()
 		if err != nil {
 			return Event{}, err
 		}
@@ -64,22 +97,32 @@ func (r *EventReader) Next() (Event, error) {
 				continue
 			}
 			r.id, ev.ID = id, id
-			return ev, nil
+			if !hasData {
+				return ev, nil
+			}
+			ev.Data, err = data.message()
+			if bad, ok := errors.AsType[*jsonrpc.Error](err); ok {
+				ev.Data, ev.Bad, err = nil, bad, nil
+			} else if err == nil && ev.Data == nil {
+				ev.Data = []byte{}
+			}
+			return ev, err
 		}
 		name, value, _ := bytes.Cut(line, []byte{':'})
 		value = bytes.TrimPrefix(value, []byte{' '})
 		switch string(name) {
 		case "data":
-			if len(ev.Data)+len(value)+1 > r.max+1 {
-				return Event{}, fmt.Errorf("%w of %d bytes", errEventTooLarge, r.max)
+			if err := begin(value); err != nil {
+				return Event{}, err
 			}
-			if hasData {
-				ev.Data = append(ev.Data, '\n')
-			} else {
-				ev.Data = make([]byte, 0, len(value))
+			for rest {
+				if line, rest, err = r.fragment(); err != nil {
+					return Event{}, err
+				}
+				if err := add(line); err != nil {
+					return Event{}, err
+				}
 			}
-			ev.Data = append(ev.Data, value...)
-			hasData, seen = true, true
 		case "event":
 			ev.Name = string(value)
 		case "id":
@@ -111,17 +154,39 @@ func digits(b []byte) (time.Duration, bool) {
 }
 
 // readLine returns the next line without its ending, valid until the next call.
-// A last line that nothing ended is not returned.
-func (r *EventReader) readLine() ([]byte, error) {
+// A last line that nothing ended is not returned. Of a long line of data it
+// returns the beginning, and more is true: fragment returns the rest.
+func (r *EventReader) readLine() (line []byte, more bool, err error) {
 	r.line = r.line[:0]
 	if cap(r.line) > keepBuffer {
 		r.line = nil
 	}
 	for {
+		part, more, err := r.fragment()
+		if err != nil {
+			return nil, false, err
+		}
+		if !more && len(r.line) == 0 {
+			return part, false, nil
+		}
+		if len(r.line)+len(part) > r.max+64 {
+			return nil, false, fmt.Errorf("line of an %w of %d bytes", errEventTooLarge, r.max)
+		}
+		r.line = append(r.line, part...)
+		if !more || len(r.line) > len("data: ") && bytes.HasPrefix(r.line, []byte("data:")) {
+			return r.line, more, nil
+		}
+	}
+}
+
+// fragment returns what has arrived of the present line, without its ending,
+// valid until the next call, and whether there is more of it.
+func (r *EventReader) fragment() (part []byte, more bool, err error) {
+	for {
 		// At least one byte, and then whatever has arrived: a lone CR must end
 		// its line without waiting for the byte behind it.
 		if _, err := r.br.Peek(1); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		buf, _ := r.br.Peek(r.br.Buffered())
 		if r.skipLF {
@@ -133,7 +198,7 @@ func (r *EventReader) readLine() ([]byte, error) {
 		}
 		if !r.begun {
 			if err := r.skipBOM(); err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			continue // peeking may have moved the buffer
 		}
@@ -143,25 +208,13 @@ func (r *EventReader) readLine() ([]byte, error) {
 		} else if end < 0 {
 			end = bytes.IndexByte(buf, '\r')
 		}
-		part := buf
-		if end >= 0 {
-			part = buf[:end]
-		}
-		if len(r.line)+len(part) > r.max+64 {
-			return nil, fmt.Errorf("line of an %w of %d bytes", errEventTooLarge, r.max)
-		}
 		if end < 0 {
-			r.line = append(r.line, part...)
-			r.discard(len(part))
-			continue
+			r.discard(len(buf))
+			return buf, true, nil // discarding moves no bytes: it is valid until the next read
 		}
 		r.skipLF = buf[end] == '\r'
-		if len(r.line) > 0 {
-			r.line = append(r.line, part...)
-			part = r.line
-		}
 		r.discard(end + 1)
-		return part, nil // discarding moved no bytes: part is valid until the next read
+		return buf[:end], false, nil
 	}
 }
 

@@ -64,7 +64,7 @@ func TestEventReaderInterpretsStream(t *testing.T) {
 			for name, r := range map[string]io.Reader{
 				"whole": strings.NewReader(tt.in), "byte by byte": iotest.OneByteReader(strings.NewReader(tt.in)),
 			} {
-				if diff := cmp.Diff(tt.want, events(t, transport.NewEventReader(r, 0))); diff != "" {
+				if diff := cmp.Diff(tt.want, events(t, transport.NewEventReader(r, 0, nil))); diff != "" {
 					t.Errorf("%s: (-want +got)\n%s", name, diff)
 				}
 			}
@@ -74,7 +74,7 @@ func TestEventReaderInterpretsStream(t *testing.T) {
 
 func TestEventReaderDispatchesAtLoneCRWithoutWaiting(t *testing.T) {
 	pr, pw := io.Pipe()
-	r := transport.NewEventReader(pr, 0)
+	r := transport.NewEventReader(pr, 0, nil)
 	go func() { _, _ = pw.Write([]byte("data: a\r\r")) }()
 	ev, err := r.Next() // would block for ever if the byte behind the CR were needed
 	if err != nil || string(ev.Data) != "a" {
@@ -86,7 +86,7 @@ func TestEventReaderDispatchesAtLoneCRWithoutWaiting(t *testing.T) {
 func TestEventReaderCapsEvents(t *testing.T) {
 	const limit = 1 << 20
 	line := "data: " + strings.Repeat("x", limit)
-	if got := events(t, transport.NewEventReader(strings.NewReader(line+"\n\n"), limit)); len(got) != 1 || len(got[0].Data) != limit {
+	if got := events(t, transport.NewEventReader(strings.NewReader(line+"\n\n"), limit, nil)); len(got) != 1 || len(got[0].Data) != limit {
 		t.Errorf("an event as large as the limit: %d events", len(got))
 	}
 	for name, in := range map[string]io.Reader{
@@ -95,7 +95,7 @@ func TestEventReaderCapsEvents(t *testing.T) {
 		"an endless comment": io.MultiReader(strings.NewReader(":"), &repeat{[]byte(strings.Repeat("y", 4096)), 1 << 40}),
 		"endless data lines": &repeat{[]byte("data: yyyyyyyyyyyyyyyyyyyyyyyyyyyy\n"), 1 << 40},
 	} {
-		if _, err := transport.NewEventReader(in, limit).Next(); err == nil || !strings.Contains(err.Error(), "limit") {
+		if _, err := transport.NewEventReader(in, limit, nil).Next(); err == nil || !strings.Contains(err.Error(), "limit") {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
@@ -158,7 +158,7 @@ func FuzzEventReader(f *testing.F) {
 	f.Add("\xef\xbb\xbf:c\nevent: x\nretry: 00099\n\ndata: b\n\n", uint8(2))
 	f.Add("\xef\xbb", uint8(0))
 	f.Fuzz(func(t *testing.T, in string, chunk uint8) {
-		got := events(t, transport.NewEventReader(&chunked{[]byte(in), int(chunk)%5 + 1}, 0))
+		got := events(t, transport.NewEventReader(&chunked{[]byte(in), int(chunk)%5 + 1}, 0, nil))
 		if diff := cmp.Diff(reference(in), got); diff != "" {
 			t.Fatalf("%q: (-want +got)\n%s", in, diff)
 		}
@@ -169,10 +169,10 @@ func BenchmarkEventReader(b *testing.B) {
 	in := "event: message\nid: 12345\ndata: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{\"content\":[{\"type\":\"text\",\"text\":\"42\"}]}}\n\n"
 	b.SetBytes(int64(len(in)))
 	b.ReportAllocs()
-	r := transport.NewEventReader(&repeat{[]byte(in), b.N}, 0)
+	r := transport.NewEventReader(&repeat{[]byte(in), b.N}, 0, nil)
 	for b.Loop() {
 		if _, err := r.Next(); err != nil {
-			r = transport.NewEventReader(&repeat{[]byte(in), 1 << 30}, 0)
+			r = transport.NewEventReader(&repeat{[]byte(in), 1 << 30}, 0, nil)
 		}
 	}
 }

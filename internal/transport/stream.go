@@ -115,14 +115,18 @@ func (c *Client) receive(ctx context.Context, resp *http.Response, call *Call, r
 
 // single delivers a response that came as one JSON body.
 func (c *Client) single(ctx context.Context, resp *http.Response, call *Call) error {
-	body, err := readBody(resp, c.max)
-	if err != nil {
+	body, err := c.readBody(resp)
+	if _, ok := errors.AsType[*jsonrpc.Error](err); err != nil && !ok {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		return c.statusError(resp, err.Error())
 	}
-	messages, err := parse(body)
+	defer c.spool.Release(body)
+	var messages []*jsonrpc.Message
+	if err == nil {
+		messages, err = parse(body)
+	}
 	if err != nil {
 		return c.statusError(resp, "the body is no JSON-RPC message: "+plain(err.Error(), 120))
 	}
@@ -206,12 +210,13 @@ func (c *Client) resumed(ctx context.Context, st *stream, resume func(context.Co
 // The error is a fatalError where the call cannot go on.
 func (c *Client) readStream(resp *http.Response, call *Call, st *stream) (answered bool, err error) {
 	st.messages = 0
+	var timer *time.Timer
 	bounded := call.Message.IsRequest() && call.Message.Method != "subscriptions/listen"
-	r := NewEventReader(resp.Body, c.max)
+	r := NewEventReader(resp.Body, c.max, c.spool)
 	for {
 		ev, err := r.Next()
 		if err != nil {
-			if errors.Is(err, errEventTooLarge) {
+			if errors.Is(err, errEventTooLarge) || errors.Is(err, errKeep) {
 				err = fatalError{c.statusError(resp, err.Error())}
 			}
 			return answered, err
@@ -220,20 +225,32 @@ func (c *Client) readStream(resp *http.Response, call *Call, st *stream) (answer
 		if st.events > maxEvents && !answered && bounded {
 			return false, fatalError{c.statusError(resp, fmt.Sprintf("more than %d events in one stream", maxEvents))}
 		}
-		for _, m := range c.messages(ev) {
-			m, own := claim(m, call.Message)
-			if own && answered {
-				continue
-			}
-			if err := call.deliver(m); err != nil {
-				return answered, fatalError{err}
-			}
-			if own {
-				answered = true
-				defer time.AfterFunc(drainTime, func() { _ = resp.Body.Close() }).Stop()
-			}
+		answered, err = c.deliverEvent(ev, call, answered)
+		if answered && timer == nil {
+			timer = time.AfterFunc(drainTime, func() { _ = resp.Body.Close() })
+			defer timer.Stop()
+		}
+		if err != nil {
+			return answered, fatalError{err}
 		}
 	}
+}
+
+// deliverEvent delivers the messages of one event, the response to the call
+// only once, and reports whether it has been.
+func (c *Client) deliverEvent(ev Event, call *Call, answered bool) (bool, error) {
+	defer c.spool.Release(ev.Data)
+	for _, m := range c.messages(ev) {
+		m, own := claim(m, call.Message)
+		if own && answered {
+			continue
+		}
+		if err := call.deliver(m); err != nil {
+			return answered, err
+		}
+		answered = answered || own
+	}
+	return answered, nil
 }
 
 func (st *stream) saw(ev Event) {
@@ -257,10 +274,13 @@ func headerSafe(v string) bool {
 // messages returns the messages an event carries: usually one, none for an
 // event that only primes or keeps alive, several for a batch (2025-03-26).
 func (c *Client) messages(ev Event) []*jsonrpc.Message {
-	if len(ev.Data) == 0 || ev.Name != "" && ev.Name != "message" {
+	if len(ev.Data) == 0 && ev.Bad == nil || ev.Name != "" && ev.Name != "message" {
 		return nil
 	}
-	messages, err := parse(ev.Data)
+	messages, err := []*jsonrpc.Message(nil), ev.Bad
+	if err == nil {
+		messages, err = parse(ev.Data)
+	}
 	if err != nil {
 		c.log.Warn("dropped an event that is no JSON-RPC message", "host", c.Host(), "error", plain(err.Error(), 120))
 	}
@@ -387,31 +407,44 @@ func mediaType(resp *http.Response) string {
 	return kind
 }
 
-// readBody reads an answer of at most limit bytes, also where it was compressed.
-func readBody(resp *http.Response, limit int) ([]byte, error) {
-	if resp.ContentLength > int64(limit) {
-		return nil, fmt.Errorf("the body is larger than the limit of %d bytes", limit)
+// readBody reads an answer of at most the client's limit, also where it was
+// compressed; of a large message it returns the skeleton. Its error is a
+// *jsonrpc.Error where a large body is no message.
+func (c *Client) readBody(resp *http.Response) ([]byte, error) {
+	tooLarge := fmt.Errorf("the body is larger than the limit of %d bytes", c.max)
+	if resp.ContentLength > int64(c.max) {
+		return nil, tooLarge
 	}
-	body := make([]byte, 0, min(max(resp.ContentLength+1, 512), 1<<20))
-	r := io.LimitReader(resp.Body, int64(limit)+1)
-	for {
-		if len(body) == cap(body) {
-			body = append(body, 0)[:len(body)]
+	g := gather{spool: c.spool, limit: c.max}
+	if resp.ContentLength > int64(c.spool.size(c.max)) {
+		if err := g.leaveMemory(); err != nil {
+			g.drop()
+			return nil, err
 		}
-		n, err := r.Read(body[len(body):cap(body)])
-		body = body[:len(body)+n]
+	} else {
+		g.mem = make([]byte, 0, min(max(resp.ContentLength, 512), 1<<20))
+	}
+	buf := c.buffers.Get().(*[]byte) //nolint:forcetypeassert // what New returns
+	defer c.buffers.Put(buf)
+	for {
+		n, err := resp.Body.Read(*buf)
+		if _, failed := g.Write((*buf)[:n]); failed != nil {
+			g.drop()
+			if errors.Is(failed, errTooLarge) {
+				failed = tooLarge
+			}
+			return nil, failed
+		}
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			return nil, fmt.Errorf("the body broke off after %d bytes", len(body))
+			g.drop()
+			return nil, fmt.Errorf("the body broke off after %d bytes", g.n)
 		}
 	}
-	if len(body) > limit {
-		return nil, fmt.Errorf("the body is larger than the limit of %d bytes", limit)
-	}
-	if len(body) == 0 {
+	if g.n == 0 {
 		return nil, errors.New("the body is empty")
 	}
-	return body, nil
+	return g.message()
 }

@@ -17,9 +17,9 @@ import (
 )
 
 // DefaultMaxMessage is the largest message accepted in either direction when
-// the options name no other limit, in bytes. A reader holds at most one message
-// of this size, and each call in flight holds its own request.
-const DefaultMaxMessage = 64 << 20
+// the options name no other limit, in bytes. With a Spool no more than 4 MiB of
+// one is in memory.
+const DefaultMaxMessage = 256 << 20
 
 // relayLimits is how deep a message may nest that only passes through.
 var relayLimits = jsonrpc.Limits{MaxDepth: 1000}
