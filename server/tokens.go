@@ -84,8 +84,12 @@ func (s *Server) checkToken(ctx context.Context, token string) (*identity.Princi
 	kind := clerk.KindOf(token)
 	if check, ok := s.checks[kind]; ok {
 		p, err := check.Verify(ctx, token)
-		if errors.Is(err, identity.ErrInvalidToken) {
-			// Who set Clerk up needs the reason, which the client isn't told.
+		// Who set Clerk up needs the reason, which the client isn't told. Only
+		// who has a good token of Clerk's can make the warning come.
+		switch {
+		case errors.Is(err, clerk.ErrAudience):
+			s.log.WarnContext(ctx, "token not accepted", "error", err)
+		case errors.Is(err, identity.ErrInvalidToken):
 			s.log.DebugContext(ctx, "token not accepted", "error", err)
 		}
 		return p, err

@@ -177,6 +177,10 @@ func TestTokensOfOtherKindsAreRefused(t *testing.T) {
 			if status != http.StatusUnauthorized || !strings.Contains(challenge, `error="invalid_token"`) || !strings.Contains(challenge, "resource_metadata=") {
 				t.Errorf("%d %s", status, challenge)
 			}
+			// The operator is told what is a matter of settings.
+			if told := strings.Contains(r.log.String(), "audience of a token of Clerk's is not this server"); told != strings.Contains(name, "audience") && !strings.Contains(name, "another resource") {
+				t.Errorf("told %v", told)
+			}
 		})
 	}
 }
@@ -384,19 +388,27 @@ func TestMachines(t *testing.T) {
 	}
 }
 
-// Streams of callers that are no persons stay open: about them there are no news.
+// Streams of callers that are no persons stay open: Clerk knows them not as users.
 func TestAMachinesStreamStaysOpen(t *testing.T) {
 	r := start(t, func(o *server.Options) {
-		withWebhooks(o)
 		o.Machines = []server.Machine{{ID: "org_1", Roles: []string{"admin"}}}
-	}, nil)
-	c := r.stateless(r.apiKey(devclerk.APIKey{Subject: "org_1"}))
-	next := c.listen()
+	}, func(s *server.Server) { s.SetWatchInterval(20 * time.Millisecond) })
+	next := r.stateless(r.apiKey(devclerk.APIKey{Subject: "org_1"})).listen()
 	next() // the acknowledgement
-	r.deliver()
-	if err := r.clerk.SetRole(devclerk.AdminID, ""); err != nil { // news of somebody
+	person := r.stateless(r.signIn(adminMail).Access).listen()
+	person()
+	// One look at all who listen, whose end somebody is told of.
+	seen := r.clerk.Requests("GET /v1/users")
+	for deadline := time.Now().Add(20 * time.Second); r.clerk.Requests("GET /v1/users") == seen; {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody is looked at")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err := r.clerk.SetRole(devclerk.AdminID, ""); err != nil {
 		t.Fatal(err)
 	}
+	person()
 	r.srv.AddTool(mcp.NewTool("late"), func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		return mcp.NewToolResultText("ran"), nil
 	})

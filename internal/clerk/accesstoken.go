@@ -35,6 +35,10 @@ type AccessTokenRules struct {
 	AllScopes bool
 }
 
+// ErrAudience reports a token that Clerk did give to a user of this instance,
+// but not for this server. It wraps identity.ErrInvalidToken.
+var ErrAudience = fmt.Errorf("the audience of a token of Clerk's is not this server: %w", identity.ErrInvalidToken)
+
 // AccessTokens checks access tokens that Clerk gave to OAuth clients, in either
 // of its formats: JWTs (RFC 9068) here, opaque ones ("oat_…") by asking Clerk.
 type AccessTokens struct {
@@ -83,9 +87,9 @@ func (a *AccessTokens) judge(said statement) (*identity.Principal, error) {
 	case !clientIDForm.MatchString(said.clientID):
 		return nil, refused("it names no client (client_id)")
 	case said.audience == nil && !a.rules.NoAudience:
-		return nil, refused("it names no audience: let Clerk include it in access tokens")
+		return nil, fmt.Errorf("%w: it names none, let Clerk include it in access tokens", ErrAudience)
 	case said.audience != nil && !a.covered(said.audience):
-		return nil, refused("it is for another resource (aud)")
+		return nil, fmt.Errorf("%w: it is for another resource", ErrAudience)
 	}
 	return &identity.Principal{
 		Subject: said.subject,

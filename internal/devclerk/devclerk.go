@@ -229,6 +229,8 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("POST /v1/m2m_tokens/verify", s.serveVerifyMachineToken)
 	mux.HandleFunc("GET /users", s.serveUsersPage)
 	mux.HandleFunc("POST /users", s.serveUserAction)
+	mux.HandleFunc("GET /switches", s.serveSwitches)
+	mux.HandleFunc("POST /switches", s.serveSwitch)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeErrors(w, http.StatusNotFound, errNotFound("The URL was not found"))
 	})

@@ -29,9 +29,14 @@ const (
 // imageService is a stand-in for a service with OpenAI's image API.
 func imageService(t *testing.T, answer http.HandlerFunc) (tools.Handler, string) {
 	t.Helper()
+	return imageServiceBy(t, http.DefaultClient, answer)
+}
+
+func imageServiceBy(t *testing.T, client *http.Client, answer http.HandlerFunc) (tools.Handler, string) {
+	t.Helper()
 	api := httptest.NewServer(answer)
 	t.Cleanup(api.Close)
-	provider, err := tools.ImageAPI(tools.ImageAPIOptions{BaseURL: api.URL + "/v1/", Key: imageKey, Model: "painter-1", HTTPClient: api.Client(), MaxBytes: 4096})
+	provider, err := tools.ImageAPI(tools.ImageAPIOptions{BaseURL: api.URL + "/v1/", Key: imageKey, Model: "painter-1", HTTPClient: client, MaxBytes: 4096})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +145,7 @@ func TestImageAPIFetchesWhatIsNamedByAddress(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			self := ""
-			h, base := imageService(t, func(w http.ResponseWriter, r *http.Request) {
+			h, base := imageServiceBy(t, tls.Client(), func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/v1/images/generations" {
 					fmt.Fprintf(w, `{"data":[{"url":%q}]}`, tt.address(self))
 					return
