@@ -466,3 +466,33 @@ func TestSameAddressAnotherSubjectIsAnotherAccount(t *testing.T) {
 		}
 	}
 }
+
+// Case 41 as clients see it: while Clerk's keys or its word can't be had, a token
+// that may be good is put off and not refused.
+func TestATokenIsPutOffWhileClerkCannotBeAsked(t *testing.T) {
+	for name, tt := range map[string]struct {
+		opaque bool
+		down   string
+	}{
+		"keys": {false, "/.well-known/jwks.json"}, "discovery": {false, "/.well-known/openid-configuration"}, "word": {true, "/v1/oauth_applications"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, func(o *server.Options) { byClerk(o); o.Clerk.AcceptNoAudience = true }, nil)
+			r.clerk.SetOpaqueTokens(tt.opaque)
+			token := r.accessToken(devclerk.AdminID)
+			r.clerk.SetDown(tt.down, true)
+			c := r.stateless(token)
+			resp := c.post(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":`+c.withMeta(`{"name":"add","arguments":{"a":1,"b":2}}`)+`}`, "add")
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || resp.Header.Get("WWW-Authenticate") != "" {
+				t.Errorf("%d %v", resp.StatusCode, resp.Header)
+			}
+			r.clerk.SetDown(tt.down, false)
+			r.advance(5 * time.Second)
+			if status, challenge := r.refusedWith(token); status != http.StatusOK {
+				t.Errorf("afterwards: %d %s", status, challenge)
+			}
+		})
+	}
+}
