@@ -251,11 +251,16 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	if p == nil {
 		return nil, fmt.Errorf("no principal: %w", identity.ErrInvalidToken)
 	}
-	if !clerk.IsUser(p.Subject) {
-		return s.machine(p.Subject)
+	return s.caller(ctx, p.Subject)
+}
+
+// caller is who has that subject, as Clerk or the options know them now.
+func (s *Server) caller(ctx context.Context, subject string) (*identity.User, error) {
+	if !clerk.IsUser(subject) {
+		return s.machine(subject)
 	}
-	user, err := s.clerk.User(ctx, p.Subject)
-	if err := s.refusal(p.Subject, &user, err); err != nil {
+	user, err := s.clerk.User(ctx, subject)
+	if err := s.refusal(subject, &user, err); err != nil {
 		return nil, err
 	}
 	return &user, nil

@@ -68,9 +68,17 @@ func (s *Server) tokenChecks() map[clerk.TokenKind]mcphttp.Verifier {
 type verifier struct{ server *Server }
 
 func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal, error) {
-	p, err := v.server.checkToken(ctx, token)
+	p, ours, err := v.server.checkToken(ctx, token)
 	if err != nil {
 		return nil, err
+	}
+	if !ours && !v.server.opts.Allowed.everyone() {
+		// Who has a token of ours was asked about before they got it. Clerk gives
+		// its own to everyone who can sign in there.
+		if _, err := v.server.caller(ctx, p.Subject); err != nil {
+			return nil, err
+		}
+		return p, nil
 	}
 	if user, err, known := v.server.clerk.Known(p.Subject); known {
 		if err := v.server.refusal(p.Subject, &user, err); errors.Is(err, identity.ErrInvalidToken) {
@@ -80,7 +88,8 @@ func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal
 	return p, nil
 }
 
-func (s *Server) checkToken(ctx context.Context, token string) (*identity.Principal, error) {
+// checkToken returns whom a token names, and whether it is one of ours.
+func (s *Server) checkToken(ctx context.Context, token string) (p *identity.Principal, ours bool, err error) {
 	kind := clerk.KindOf(token)
 	if check, ok := s.checks[kind]; ok {
 		p, err := check.Verify(ctx, token)
@@ -92,12 +101,13 @@ func (s *Server) checkToken(ctx context.Context, token string) (*identity.Princi
 		case errors.Is(err, identity.ErrInvalidToken):
 			s.log.DebugContext(ctx, "token not accepted", "error", err)
 		}
-		return p, err
+		return p, false, err
 	}
 	if kind != clerk.NoToken || s.opts.byClerk() {
-		return nil, fmt.Errorf("tokens of this kind are not accepted: %w", identity.ErrInvalidToken)
+		return nil, false, fmt.Errorf("tokens of this kind are not accepted: %w", identity.ErrInvalidToken)
 	}
-	return s.auth.Verify(ctx, token)
+	p, err = s.auth.Verify(ctx, token)
+	return p, true, err
 }
 
 // machine is a caller that is no person, as the options describe it.

@@ -496,3 +496,42 @@ func TestATokenIsPutOffWhileClerkCannotBeAsked(t *testing.T) {
 		})
 	}
 }
+
+// Clerk gives its tokens to everyone who can sign in there. Where only some may
+// use the server, nobody does of whom Clerk does not say that they are one of
+// them, also not for what needs no role, nor to see what there is.
+func TestWhoMayUseTheServerWithClerksTokens(t *testing.T) {
+	for kind, tt := range map[string]struct {
+		options func(*server.Options)
+		token   func(r *rig, user string) string
+	}{
+		"JWT":     {byClerk, (*rig).accessToken},
+		"API key": {func(o *server.Options) { o.APIKeys = true }, func(r *rig, user string) string { return r.apiKey(devclerk.APIKey{Subject: user}) }},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			r := start(t, func(o *server.Options) { tt.options(o); o.Allowed.Users = []string{devclerk.AdminID} }, nil)
+			admin, member := tt.token(r, devclerk.AdminID), tt.token(r, devclerk.MemberID)
+			list := func(token string) int {
+				c := r.stateless(token)
+				resp := c.post(`{"jsonrpc":"2.0","id":1,"method":"tools/list","params":`+c.withMeta(`{}`)+`}`, "")
+				resp.Body.Close()
+				return resp.StatusCode
+			}
+			for name, status := range map[string]func(string) int{"call": func(token string) int { return r.statusOfCall(r.srv.Handler(), token) }, "list": list} {
+				if got := status(admin); got != http.StatusOK {
+					t.Errorf("a %s of who may: %d", name, got)
+				}
+				if got := status(member); got != http.StatusUnauthorized {
+					t.Errorf("a %s of who may not: %d", name, got)
+				}
+			}
+			r.advance(61 * time.Second)
+			r.clerk.SetDown("/v1/users", true)
+			for name, status := range map[string]func(string) int{"call": func(token string) int { return r.statusOfCall(r.srv.Handler(), token) }, "list": list} {
+				if got := status(member); got != http.StatusServiceUnavailable {
+					t.Errorf("while Clerk cannot be asked, a %s: %d", name, got)
+				}
+			}
+		})
+	}
+}
