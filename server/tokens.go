@@ -76,6 +76,7 @@ func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal
 		// Who has a token of ours was asked about before they got it. Clerk gives
 		// its own to everyone who can sign in there.
 		if _, err := v.server.caller(ctx, p.Subject); err != nil {
+			v.server.log.InfoContext(ctx, "caller not let in", "error", err)
 			return nil, err
 		}
 		return p, nil

@@ -2,9 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/mcp-clerk/mcp-clerk/internal/credstore"
 	"github.com/mcp-clerk/mcp-clerk/internal/oauthclient"
-	"github.com/mcp-clerk/mcp-clerk/internal/transport"
 )
 
 // accountOptions say which account at a server is meant and where its
@@ -23,33 +21,44 @@ type accountOptions struct {
 	CredentialStore string
 	Profile         string
 	StateDir        string
-	Scope           string
-	CAFile          string
 	AllowHTTP       bool
-	NoBrowser       bool
+
+	network networkOptions
+	quiet   bool          // no notes
+	log     *slog.Logger  // nil: none
+	signIn  signInOptions // of the commands that have bindSignIn
+	pasted  <-chan string // lines typed while a sign-in waits; nil: none are read
 }
 
 func (o *accountOptions) bindStore(f *pflag.FlagSet) {
 	f.StringVar(&o.CredentialStore, "credential-store", credstore.ModeAuto, "where the key to the credentials lies: auto, keyring or file")
 	f.StringVar(&o.Profile, "profile", "", "name of a further account at the same server")
 	f.StringVar(&o.StateDir, "state-dir", os.Getenv("MCP_CLERK_STATE_DIR"), "directory for credentials (default under the user's state directory)")
-	f.StringVar(&o.CAFile, "ca-file", "", "PEM file of certificate authorities to trust besides the system's")
 	f.Lookup("state-dir").DefValue = ""
 	f.BoolVar(&o.AllowHTTP, "allow-http", false, "speak plain http to a server that is not on this machine")
+	o.network.bind(f)
+}
+
+// note tells a person something that needs no action.
+func (o *accountOptions) note(term terminal, text string) {
+	if !o.quiet {
+		_, _ = fmt.Fprintln(term.err, "note: "+harmless(text)) // a closed stderr must not stop the work
+	}
 }
 
 func (o *accountOptions) bindSignIn(f *pflag.FlagSet) {
 	o.bindStore(f)
-	f.StringVar(&o.Scope, "scope", "", "scopes to ask for, space-separated, instead of what the server names")
-	f.BoolVar(&o.NoBrowser, "no-browser", false, "print the sign-in URL on standard error and open no browser")
+	o.signIn.bind(f)
 }
 
 // openStore opens the credential store; what a person should know of it is
 // said on stderr.
 func (o *accountOptions) openStore(term terminal) (*credstore.Store, error) {
-	store, err := credstore.Open(credstore.Options{Dir: o.StateDir, Mode: o.CredentialStore, Warn: func(text string) {
-		_, _ = fmt.Fprintln(term.err, "note: "+harmless(text))
-	}})
+	passphrase, err := newEnvironment().secret("MCP_CLERK_PASSPHRASE")
+	if err != nil {
+		return nil, err
+	}
+	store, err := credstore.Open(credstore.Options{Dir: o.StateDir, Mode: o.CredentialStore, Passphrase: passphrase, Warn: func(text string) { o.note(term, text) }})
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -57,64 +66,65 @@ func (o *accountOptions) openStore(term terminal) (*credstore.Store, error) {
 }
 
 // client is the OAuth client of one account at server.
-// shown, if not nil, is told each sign-in URL that the person is shown.
-func (o *accountOptions) client(term terminal, server string, shown func(url string)) (*oauthclient.Client, *http.Transport, error) {
+func (o *accountOptions) client(term terminal, server string) (*oauthclient.Client, error) {
+	a, err := o.open(term, server, nil)
+	return a.client, err
+}
+
+// opened is an account that is used: its client, what that stands on, and what
+// is kept beside its credential.
+type opened struct {
+	client *oauthclient.Client
+	base   *http.Transport
+	note   *credstore.Note
+}
+
+// open opens an account at server. shown, if not nil, is told each sign-in URL
+// that the person is shown.
+func (o *accountOptions) open(term terminal, server string, shown func(url string)) (opened, error) {
 	server, err := o.serverURL(server)
 	if err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
 	store, err := o.openStore(term)
 	if err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
-	base, err := o.transport()
+	base, err := o.network.transport()
 	if err != nil {
-		return nil, nil, err
+		return opened{}, err
 	}
 	options := oauthclient.Options{
 		ServerURL: server,
 		Profile:   o.Profile,
 		Transport: base,
-		Scope:     o.Scope,
 		OpenURL:   openBrowser(term.err),
-		Prompt: func(url string) {
-			showSignIn(term.err, url)
+		Pasted:    o.pasted,
+		Prompt: func(url, code string) {
+			showSignIn(term.err, url, code, o.pasted != nil && isTerminal(term.in))
 			if shown != nil {
 				shown(url)
 			}
 		},
+		Notice: func(text string) { o.note(term, text) },
+		Logger: o.log,
 	}
-	if o.NoBrowser {
+	if err := o.signIn.apply(&options, newEnvironment()); err != nil {
+		return opened{}, err
+	}
+	if options.Callback.OffLoopback() {
+		options.Notice("the browser's answer does not stay on this machine: whoever can read it on its way, or reach its port, may take part in the sign-in")
+	}
+	if o.signIn.NoBrowser {
 		options.OpenURL = func(string) error { return nil } // the person opens what Prompt shows
 	}
 	record := store.Record(credstore.Key{Profile: o.Profile, Server: server, Variant: options.Variant()})
 	options.Store, options.Pending = record, record.Pending()
 	client, err := oauthclient.New(options)
 	if err != nil {
-		return nil, nil, usageError{err}
+		return opened{}, usageError{err}
 	}
-	return client, base, nil
-}
-
-// transport is the base of all requests, with the authorities of --ca-file.
-func (o *accountOptions) transport() (*http.Transport, error) {
-	base := transport.DefaultTransport()
-	if o.CAFile == "" {
-		return base, nil
-	}
-	pem, err := os.ReadFile(o.CAFile)
-	if err != nil {
-		return nil, withHint(fmt.Errorf("read --ca-file: %w", err), "name a readable PEM file")
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool() // the file's authorities alone
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, withHint(fmt.Errorf("read --ca-file: no certificate in %q", o.CAFile), "name a file with BEGIN CERTIFICATE blocks")
-	}
-	base.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	return base, nil
+	return opened{client, base, record.Note()}, nil
 }
 
 // serverURL checks a server's URL as typed.
@@ -155,7 +165,7 @@ func (o *accountOptions) accounts(ctx context.Context, term terminal, server str
 	if err != nil {
 		return nil, err
 	}
-	base, err := o.transport()
+	base, err := o.network.transport()
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +188,7 @@ func (o *accountOptions) accounts(ctx context.Context, term terminal, server str
 		accounts = append(accounts, a)
 	}
 	if server != "" && len(accounts) == 0 {
-		client, _, err := o.client(term, server, nil) // which has nothing, and says so
+		client, err := o.client(term, server) // which has nothing, and says so
 		return []account{{client: client, err: err}}, err
 	}
 	return accounts, nil

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"mcp-clerk":       main,
 		"walking-browser": walkingBrowser,
+		"idle-browser":    func() { noteWindow() },
 		"no-browser":      func() { os.Exit(1) },
 	})
 }
@@ -39,18 +40,25 @@ func walkingBrowser() {
 		fmt.Fprintf(os.Stderr, "browser: %d arguments, want 1\n", len(os.Args)-1)
 		os.Exit(1)
 	}
-	if log := os.Getenv("BROWSER_LOG"); log != "" {
-		f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-		if err == nil {
-			_, err = fmt.Fprintln(f, "opened")
-		}
-		if err = errors.Join(err, f.Close()); err != nil {
-			fmt.Fprintln(os.Stderr, "browser:", err)
-			os.Exit(1)
-		}
-	}
+	noteWindow()
 	walker := devclerk.NewPerson(os.Getenv("BROWSER_USER"), func(string) {})
 	if err := walker.Walk(context.Background(), os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "browser:", err)
+		os.Exit(1)
+	}
+}
+
+// noteWindow writes a line to $BROWSER_LOG for each window.
+func noteWindow() {
+	log := os.Getenv("BROWSER_LOG")
+	if log == "" {
+		return
+	}
+	f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = fmt.Fprintln(f, "opened")
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		fmt.Fprintln(os.Stderr, "browser:", err)
 		os.Exit(1)
 	}
@@ -72,10 +80,18 @@ func walkingBrowser() {
 //	stop-server        SIGTERM, and check that it ends with code 0
 //	exits CODE CMD…    run CMD and check its exit code
 //	bridge start ARGS… start "mcp-clerk connect ARGS…" with open pipes; its
-//	                   standard error goes to the file bridge.stderr
+//	                   standard error goes to the file bridge.stderr, its
+//	                   process is $BRIDGE_PID
+//	bridge login ARGS… the same with "mcp-clerk login ARGS…"
 //	bridge send JSON   write one line to it
+//	bridge paste       write the address that the last command's browser could
+//	                   not reach, out of its standard error
 //	bridge expect RE   read lines until one matches RE (40 s); the file last has it
-//	bridge close CODE  close its input and check its exit code
+//	bridge close       close its input and check its exit code
+//	bridge kill        kill -9 it
+//	bridge term        SIGTERM, and check that it ends well
+//	bridge url         wait until it shows a sign-in URL, and set $SIGNIN to it
+//	eventually CMD…    run CMD until it succeeds (40 s)
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
@@ -95,6 +111,7 @@ func TestScript(t *testing.T) {
 			"kill-server": cmdKillServer,
 			"stop-server": cmdStopServer,
 			"exits":       cmdExits,
+			"eventually":  cmdEventually,
 			"bridge":      cmdBridge,
 			"clerk":       cmdClerk,
 		},
@@ -139,7 +156,7 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 func scriptEnv(ts *testscript.TestScript) []string {
 	var env []string
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", "BROWSER", "BROWSER_USER", "BROWSER_LOG", "DBUS_SESSION_BUS_ADDRESS", "GOCOVERDIR", "URL",
-		"CLERK_CLIENT_ID", "CLERK_CLIENT_SECRET", "CLERK_SECRET_KEY", "CLERK_SECRET_KEY_FILE", "CLERK_FRONTEND_API", "CLERK_API_URL", "COOKIE_ENCRYPTION_KEY", "PUBLIC_URL", "API_KEY", "ORG_KEY"} {
+		"MCP_CLERK_TOKEN", "MCP_CLERK_PASSPHRASE", "CLERK_CLIENT_ID", "CLERK_CLIENT_SECRET", "CLERK_SECRET_KEY", "CLERK_SECRET_KEY_FILE", "CLERK_FRONTEND_API", "CLERK_API_URL", "COOKIE_ENCRYPTION_KEY", "PUBLIC_URL"} {
 		if v := ts.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
 		}
@@ -250,6 +267,23 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: eventually CMD…")
+	}
+	deadline := time.Now().Add(40 * time.Second)
+	for {
+		err := ts.Exec(args[0], args[1:]...)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("still not: %v", err)
+		}
+		time.Sleep(100 * time.Millisecond) // between the tries, for a process that this one cannot wait for
+	}
+}
+
 // bridgeProcess is a connect process that a script talks to line by line.
 type bridgeProcess struct {
 	cmd   *exec.Cmd
@@ -259,12 +293,13 @@ type bridgeProcess struct {
 
 func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
-		ts.Fatalf("usage: bridge start|send|expect|close …")
+		ts.Fatalf("usage: bridge start|send|expect|close|kill|term|url …")
 	}
 	p := of(ts)
 	switch args[0] {
-	case "start":
-		cmd := command(ts, "mcp-clerk", append([]string{"connect"}, args[1:]...)...)
+	case "start", "login":
+		name := map[string]string{"start": "connect", "login": "login"}[args[0]]
+		cmd := command(ts, "mcp-clerk", append([]string{name}, args[1:]...)...)
 		stdin, err := cmd.StdinPipe()
 		ts.Check(err)
 		stdout, err := cmd.StdoutPipe()
@@ -290,8 +325,16 @@ func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		}()
 		p.bridge = &bridgeProcess{cmd, stdin, lines}
+		ts.Setenv("BRIDGE_PID", strconv.Itoa(cmd.Process.Pid))
 	case "send":
 		_, err := io.WriteString(p.bridge.stdin, strings.Join(args[1:], " ")+"\n")
+		ts.Check(err)
+	case "paste":
+		url := regexpMustCompile(ts, `http://localhost:1/[^"\s]+`).FindString(ts.ReadFile("stderr"))
+		if url == "" {
+			ts.Fatalf("no address to paste")
+		}
+		_, err := io.WriteString(p.bridge.stdin, url+"\n")
 		ts.Check(err)
 	case "expect":
 		pattern := regexpMustCompile(ts, strings.Join(args[1:], " "))
@@ -317,6 +360,26 @@ func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 	case "close":
 		ts.Check(p.bridge.stdin.Close())
 		ts.Check(waitFor(p.bridge.cmd, 8*time.Second))
+	case "kill":
+		ts.Check(p.bridge.cmd.Process.Kill())
+		_ = p.bridge.cmd.Wait() // "signal: killed" is what was asked for
+	case "term":
+		ts.Check(p.bridge.cmd.Process.Signal(syscall.SIGTERM))
+		ts.Check(waitFor(p.bridge.cmd, 8*time.Second))
+	case "url":
+		deadline := time.Now().Add(40 * time.Second)
+		for {
+			said := ts.ReadFile("bridge.stderr")
+			if _, url, ok := strings.Cut(said, "to sign in, open "); ok && strings.Contains(url, "\n") {
+				url, _, _ = strings.Cut(url, "\n")
+				ts.Setenv("SIGNIN", url)
+				return
+			}
+			if time.Now().After(deadline) {
+				ts.Fatalf("the bridge shows no sign-in URL, but %q", said)
+			}
+			time.Sleep(20 * time.Millisecond) // between looks at what another process writes
+		}
 	default:
 		ts.Fatalf("bridge: unknown %q", args[0])
 	}

@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -40,6 +41,14 @@ type Options struct {
 	// SignInURL returns the page where a sign-in that is under way waits for the
 	// person, or "". Nil stands for a func that returns "".
 	SignInURL func() string
+	// SignIns delivers the URL of each sign-in when it begins, to be shown by a
+	// host that can. Nil: none is.
+	SignIns <-chan string
+	// Kept returns the initialize result that Keep was last given for this
+	// server, or nil: a host that must be answered in the server's place is told
+	// what the server said then. Both may be nil.
+	Kept func() []byte
+	Keep func(result []byte)
 	// LoginCommand is what a person runs to sign in, named in errors.
 	LoginCommand string
 	// Name and Version are how the bridge calls itself where it answers in the
@@ -54,6 +63,16 @@ type Options struct {
 	// RequestTimeout is how long a request may go without any message from the
 	// server that belongs to it (default 10 min).
 	RequestTimeout time.Duration
+	// Filter says which tools the host may see and call.
+	Filter Filter
+	// PingInterval, if not 0, is how often a session that is open is kept alive
+	// by a ping of the bridge's own.
+	PingInterval time.Duration
+	// BodyTimeout is that of transport.Options.
+	BodyTimeout time.Duration
+	// Dump asks for the state of the bridge, which is written to DumpTo.
+	Dump   <-chan os.Signal
+	DumpTo io.Writer
 	// Log takes what happened, without secrets; nil drops it.
 	Log *slog.Logger
 }
@@ -116,6 +135,7 @@ type bridge struct {
 	active    int    // what an end of stdin waits for
 	notes     int
 	eof       bool
+	offered   offered
 	closed    bool
 	drained   chan struct{}
 }
@@ -129,12 +149,17 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if b.o.SignIns != nil {
+		b.background(b.offerSignIns)
+	}
 	var ended error // readAll's, behind the closing of read
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
 		ended = b.readAll()
 	}()
+	b.background(b.dumps)
+	b.background(b.keepAlive)
 	var result error
 	var deadline time.Time
 	select {
@@ -189,7 +214,7 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 	spool := transport.NewSpool("")
 	client, err := transport.NewClient(transport.Options{
 		URL: o.URL, HTTPClient: o.HTTPClient, Authorizer: o.Authorizer, Header: o.Header,
-		UserAgent: o.Name + "/" + o.Version, MaxMessage: o.MaxMessage, Spool: spool, Log: o.Log,
+		UserAgent: o.Name + "/" + o.Version, MaxMessage: o.MaxMessage, Spool: spool, BodyTimeout: o.BodyTimeout, Log: o.Log,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -235,6 +260,7 @@ func (b *bridge) read(raw []byte, of *batch) {
 		b.reply(of, jsonrpc.NewError(e.ID, e.Code, e.Message, nil))
 		return
 	}
+	b.trace("from the host", m)
 	switch m.Method {
 	case methodInitialize, methodReady, methodCancelled: // kept for longer than this message is dealt with
 		m, err = b.loaded(m)
@@ -252,6 +278,13 @@ func (b *bridge) read(raw []byte, of *batch) {
 		b.reply(of, jsonrpc.NewError(m.ID, jsonrpc.CodeInvalidRequest, "initialize must not be part of a batch", nil))
 	default:
 		b.request(m, of)
+	}
+}
+
+// trace notes that a message passes, nothing of what it says.
+func (b *bridge) trace(where string, m *jsonrpc.Message) {
+	if b.log.Enabled(b.life, slog.LevelDebug) {
+		b.log.Debug(where, "method", m.Method, "id", shorten(m.ID), "error", m.Error != nil, "bytes", len(m.Raw))
 	}
 }
 
@@ -343,6 +376,9 @@ func (b *bridge) notification(m *jsonrpc.Message) {
 		defer b.settled(func() { b.notes-- })
 		defer b.spool.Release(m.Raw)
 		defer close(done)
+		if hs != nil && m.Method == methodReady {
+			hs.ready.set()
+		}
 		if hs != nil && !hs.wait(b.life) {
 			return
 		}

@@ -23,6 +23,7 @@ type handshake struct {
 	b *bridge
 	p *pending
 
+	ready  signal // the host takes requests
 	open   signal // the server's session is open
 	early  signal // the host has been answered in the server's place
 	failed signal // it failed, and the host has the error
@@ -67,7 +68,7 @@ func (b *bridge) initialize(m *jsonrpc.Message) {
 	if p == nil {
 		return
 	}
-	hs := &handshake{b: b, p: p, open: newSignal(), early: newSignal(), failed: newSignal()}
+	hs := &handshake{b: b, p: p, ready: newSignal(), open: newSignal(), early: newSignal(), failed: newSignal()}
 	b.mu.Lock()
 	b.handshake = hs
 	b.mu.Unlock()
@@ -209,6 +210,10 @@ func (hs *handshake) opened(m *jsonrpc.Message, relayed bool) {
 	hs.mu.Lock()
 	hs.capabilities, _ = jsonrpc.Lookup(m.Result, "capabilities")
 	hs.mu.Unlock()
+	if hs.b.o.Keep != nil && len(m.Result) <= maxKept && !hs.b.spool.Holds(m.Raw) {
+		result := slices.Clone(m.Result)
+		hs.b.background(func() { hs.b.o.Keep(result) })
+	}
 	if relayed {
 		version, _ := jsonrpc.LookupString(m.Result, "protocolVersion")
 		hs.b.mu.Lock()
@@ -328,8 +333,39 @@ var emptyResults = map[string]string{
 	"resources/templates/list": `{"resourceTemplates":[]}`,
 }
 
-// promised are the capabilities the host is told of in the server's place.
+// maxKept bounds what is kept of a server's initialize result, in bytes.
+const maxKept = 64 << 10
+
+// promised are the capabilities the host is told of in the place of a server
+// that was never asked before.
 const promised = `{"logging":{},"completions":{},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"tools":{"listChanged":true}}`
+
+// kept returns what the server said of itself last time. Its lists are promised
+// to change, because they do as soon as it answers.
+func (hs *handshake) kept() (capabilities map[string]json.RawMessage, info json.RawMessage, instructions string) {
+	if hs.b.o.Kept == nil {
+		return nil, nil, ""
+	}
+	var last struct {
+		Capabilities map[string]json.RawMessage `json:"capabilities"`
+		Info         json.RawMessage            `json:"serverInfo"`
+		Instructions string                     `json:"instructions"`
+	}
+	if json.Unmarshal(hs.b.o.Kept(), &last) != nil || last.Capabilities == nil || last.Info == nil {
+		return nil, nil, ""
+	}
+	for _, list := range []string{"tools", "prompts", "resources"} {
+		if raw, ok := last.Capabilities[list]; ok {
+			var members map[string]json.RawMessage
+			if json.Unmarshal(raw, &members) != nil || members == nil {
+				members = map[string]json.RawMessage{}
+			}
+			members["listChanged"] = json.RawMessage("true")
+			last.Capabilities[list], _ = json.Marshal(members) // of valid JSON
+		}
+	}
+	return last.Capabilities, last.Info, last.Instructions
+}
 
 // promise builds the initialize result given in the server's place.
 func (hs *handshake) promise() []byte {
@@ -345,16 +381,23 @@ func (hs *handshake) promise() []byte {
 	if url := b.o.SignInURL(); url != "" {
 		how = "open " + url + " in a browser, or " + how
 	}
-	return jsonrpc.NewResult(hs.p.m.ID, struct {
-		ProtocolVersion string            `json:"protocolVersion"`
-		Capabilities    json.RawMessage   `json:"capabilities"`
-		ServerInfo      map[string]string `json:"serverInfo"`
-		Instructions    string            `json:"instructions"`
+	result := struct {
+		ProtocolVersion string `json:"protocolVersion"`
+		Capabilities    any    `json:"capabilities"`
+		ServerInfo      any    `json:"serverInfo"`
+		Instructions    string `json:"instructions"`
 	}{
 		version, json.RawMessage(promised),
 		map[string]string{"name": b.o.Name, "version": b.o.Version},
 		"The server " + b.host + " has not answered yet. If it waits for a sign-in: " + how + ". Its tools appear when that is done.",
-	})
+	}
+	if capabilities, info, instructions := hs.kept(); capabilities != nil {
+		result.Capabilities, result.ServerInfo = capabilities, info
+		if instructions != "" {
+			result.Instructions += "\n\n" + instructions
+		}
+	}
+	return jsonrpc.NewResult(hs.p.m.ID, result)
 }
 
 // needs names, by method, the capability a request rests on.
@@ -388,6 +431,7 @@ func (hs *handshake) broken(m *jsonrpc.Message) []byte {
 // announce tells a host that was answered in the server's place to ask for the
 // lists again, once the session is open and initialized.
 func (b *bridge) announce(hs *handshake) {
+	b.signInDone()
 	if !hs.early.isSet() || !hs.open.isSet() {
 		return
 	}

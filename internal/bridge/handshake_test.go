@@ -376,3 +376,89 @@ func TestHostThatLeavesDuringTheSignInEndsTheBridge(t *testing.T) {
 		})
 	}
 }
+
+// The host of a server that was asked before is told what it said then.
+func TestTheLastHandshakeIsKept(t *testing.T) {
+	var last []byte
+	synctest.Test(t, func(t *testing.T) {
+		state := &remote{capabilities: `{"tools":{},"resources":{"subscribe":true},"logging":{}}`}
+		o, _ := inMemory(t, state)
+		o.Keep = func(result []byte) { last = result }
+		h := start(t, o)
+		h.handshake()
+	})
+	if v, _ := jsonrpc.LookupString(last, "protocolVersion"); v != "2025-11-25" {
+		t.Fatalf("kept %s", last)
+	}
+	name, _ := jsonrpc.LookupString(last, "serverInfo", "name")
+	for text, wantsKept := range map[string]bool{
+		string(last): true, "": false, "no JSON": false, `{"serverInfo":{"name":"x"}}`: false, `{"capabilities":[],"serverInfo":{}}`: false,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			state := &remote{token: "tok"}
+			who := &person{takes: time.Hour, url: "https://as.test/authorize"}
+			o, _ := inMemory(t, state)
+			o.Authorizer, o.SignInURL, o.Kept = who, who.signInURL, func() []byte { return []byte(text) }
+			h := start(t, o)
+			began := time.Now()
+			m, err := jsonrpc.Parse([]byte(h.call(initialize)), jsonrpc.Limits{Strict: true})
+			if err != nil || time.Since(began) > 40*time.Second {
+				t.Fatalf("after %v: %v", time.Since(began), err)
+			}
+			got, _ := jsonrpc.LookupString(m.Result, "serverInfo", "name")
+			_, prompts := jsonrpc.Lookup(m.Result, "capabilities", "prompts")
+			changes, _ := jsonrpc.Lookup(m.Result, "capabilities", "tools", "listChanged")
+			subscribe, _ := jsonrpc.Lookup(m.Result, "capabilities", "resources", "subscribe")
+			hint, _ := jsonrpc.LookupString(m.Result, "instructions")
+			if (got == name && !prompts) != wantsKept || string(changes) != "true" || string(subscribe) != "true" || !strings.Contains(hint, who.url) {
+				t.Errorf("with %q kept: %s", text, m.Result)
+			}
+		})
+	}
+}
+
+// A host that can open URLs is asked to, once for each sign-in and not before it
+// takes requests, and is told when it is over; others are asked nothing.
+func TestAHostThatOpensURLsIsOfferedTheSignIn(t *testing.T) {
+	const opens = `{"jsonrpc":"2.0","id":"i","method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"elicitation":{"url":{}}},"clientInfo":{"name":"h","version":"1"}}}`
+	for name, tc := range map[string]struct {
+		initialize string
+		offered    bool
+	}{"can": {opens, true}, "cannot": {initialize, false}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				state := &remote{token: "tok"}
+				who := &person{takes: time.Minute, next: "tok", url: "https://as.test/authorize"}
+				o, _ := inMemory(t, state)
+				signIns := make(chan string, 1)
+				o.Authorizer, o.SignInURL, o.SignIns = who, who.signInURL, signIns
+				h := start(t, o)
+				h.send(tc.initialize)
+				synctest.Wait() // the sign-in is the host's request's doing
+				signIns <- who.url
+				h.next() // the promise, with nothing before it
+				h.quiet(time.Second)
+				h.send(initialized)
+				if tc.offered {
+					want := `{"jsonrpc":"2.0","id":"mcp-clerk-sign-in-1","method":"elicitation/create","params":{"mode":"url","elicitationId":"mcp-clerk-sign-in-1","url":"https://as.test/authorize","message":"server.test asks you to sign in."}}`
+					if got := h.next(); got != want {
+						t.Errorf("got %s", got)
+					}
+					h.send(`{"jsonrpc":"2.0","id":"mcp-clerk-sign-in-1","result":{"action":"decline"}}`)
+				}
+				want := listChanged
+				if tc.offered {
+					want = append([]string{`{"jsonrpc":"2.0","method":"notifications/elicitation/complete","params":{"elicitationId":"mcp-clerk-sign-in-1"}}`}, listChanged...)
+				}
+				if diff := cmp.Diff(want, h.collect(len(want))); diff != "" {
+					t.Errorf("(-want +got)\n%s", diff)
+				}
+				for _, r := range state.seen() {
+					if strings.Contains(r.Body, "sign-in-1") {
+						t.Errorf("the server was told %s", r.Body)
+					}
+				}
+			})
+		})
+	}
+}

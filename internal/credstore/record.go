@@ -123,6 +123,9 @@ func (r *Record) Save(ctx context.Context, data []byte, generation uint64) (next
 // Delete removes the record. One that does not exist is no error; one that a
 // newer version wrote is left, with a *VersionError.
 func (r *Record) Delete(ctx context.Context) error {
+	if r.ext == recordExt {
+		r.Note().remove()
+	}
 	raw, err := readFile(r.path())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -346,7 +346,7 @@ func TestATakenPortIsReplaced(t *testing.T) {
 	defer l.Close()
 	taken := l.Addr().(*net.TCPAddr).Port
 	s := newSite(t)
-	signedIn(t, s, func(o *oauthclient.Options) { o.CallbackPort = taken })
+	signedIn(t, s, func(o *oauthclient.Options) { o.Callback.Port = taken })
 	if got := s.asked[0].Get("redirect_uri"); strings.Contains(got, fmt.Sprint(":", taken, "/")) || !contains(s.clients["client-1"], got) {
 		t.Errorf("redirect_uri %q, registered %q", got, s.clients)
 	}
@@ -360,7 +360,7 @@ func TestAPreferredPortIsUsed(t *testing.T) {
 	port := l.Addr().(*net.TCPAddr).Port
 	l.Close()
 	s := newSite(t)
-	signedIn(t, s, func(o *oauthclient.Options) { o.CallbackPort = port })
+	signedIn(t, s, func(o *oauthclient.Options) { o.Callback.Port = port })
 	if got := s.asked[0].Get("redirect_uri"); got != fmt.Sprintf("http://127.0.0.1:%d/oauth/callback", port) {
 		t.Errorf("redirect_uri %q", got)
 	}
@@ -377,7 +377,7 @@ func TestAPreregisteredClientInsistsOnItsPort(t *testing.T) {
 	s.clients["mine"] = []string{fmt.Sprintf("http://127.0.0.1:%d/oauth/callback", port)}
 	o := options(t, s.URL+"/mcp", t.TempDir())
 	b := &browser{}
-	o.OpenURL, o.ClientID, o.CallbackPort = b.open, "mine", port
+	o.OpenURL, o.ClientID, o.Callback.Port = b.open, "mine", port
 	c := newClient(t, o)
 	if _, err := request(t.Context(), c, s.URL+"/mcp"); err == nil || b.windows() != 0 {
 		t.Errorf("port taken: %v, %d windows", err, b.windows())

@@ -15,14 +15,17 @@ package oauthclient
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -58,6 +61,9 @@ const (
 	// quietTime follows a sign-in, successful or not, during which no window
 	// opens unless the user asks for one.
 	quietTime = time.Minute
+	// closeGrace is what Close leaves an exchange of single-use secrets to be
+	// finished and stored: less than the two seconds a host gives its command.
+	closeGrace = time.Second
 	// maxStepUps bounds the sign-ins for one set of scopes.
 	maxStepUps = 3
 )
@@ -81,8 +87,17 @@ type Options struct {
 	// Authorize then answers with *NotSignedInError where it would need one.
 	OpenURL func(url string) error
 	// Prompt shows the sign-in URL to the user, always and before the browser
-	// opens.
-	Prompt func(url string)
+	// opens. code is what the user has to enter there (RFC 8628 section 3.3), ""
+	// where there is nothing to enter.
+	Prompt func(url, code string)
+	// Pasted are lines that a person types while a sign-in waits: the address
+	// that a browser elsewhere ended at, or the code it shows. May be nil.
+	Pasted <-chan string
+	// Notice tells the person something that is no error. May be nil.
+	Notice func(text string)
+
+	// Flow is how a credential is obtained.
+	Flow Flow
 
 	// Transport is the base of all requests (certificates, proxy); nil is Go's
 	// default one. It is cloned.
@@ -91,15 +106,35 @@ type Options struct {
 	AllowPrivate bool
 
 	Scope         string        // asked for instead of what the server names
-	CallbackPort  int           // preferred port of the redirect; 0 is any
 	SignInTimeout time.Duration // default 5 minutes
 	ClientName    string        // shown on the consent page; default "mcp-clerk"
 
+	// Callback is where the browser brings the answer.
+	Callback Callback
+
+	// Resource is sent in place of what the server publishes (RFC 8707);
+	// NoResource leaves the parameter out, for servers that refuse it.
+	Resource   string
+	NoResource bool
+	// AuthorizeParams are added to the authorization request; none of those
+	// that the flow itself sets can be among them.
+	AuthorizeParams url.Values
+	// UseIDToken sends the id_token as bearer token, for servers that check who
+	// the user is rather than what the token allows.
+	UseIDToken bool
+	// TokenEndpoint, with FlowClientCredentials only, takes the place of
+	// discovery.
+	TokenEndpoint string
+
 	// A client registered beforehand, or described by the document at
-	// ClientMetadataURL; without them the client registers itself (RFC 7591).
+	// ClientMetadataURL; without them the client registers itself (RFC 7591)
+	// with ClientMetadata over its own members.
 	ClientID          string
 	ClientSecret      secret.String
+	ClientKey         crypto.Signer // for private_key_jwt (RFC 7523 section 2.2)
+	AuthMethod        string        // token_endpoint_auth_method; "" is what the server offers
 	ClientMetadataURL string
+	ClientMetadata    map[string]json.RawMessage
 
 	Logger *slog.Logger
 	// Seams.
@@ -107,10 +142,33 @@ type Options struct {
 	LookupIP func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
+// Flow is how a credential is obtained.
+type Flow string
+
+// The flows. Whatever the flow, a credential lasts and is renewed alike.
+const (
+	FlowBrowser           Flow = ""                   // authorization code with PKCE (RFC 7636)
+	FlowDevice            Flow = "device"             // a code entered on any machine (RFC 8628)
+	FlowClientCredentials Flow = "client_credentials" // the client itself, no user (RFC 6749 section 4.4)
+)
+
 // Variant distinguishes configurations of one server and profile that must not
 // share a credential; it is "" for the plain one. It goes into the store's key.
 func (o Options) Variant() string {
 	parts := []string{strings.Join(strings.Fields(o.Scope), " "), o.ClientID, o.ClientMetadataURL}
+	// What came later adds parts only where it is used: the others' keys stay.
+	for _, more := range []struct{ name, value string }{
+		{"client credentials", map[bool]string{true: "yes"}[o.Flow == FlowClientCredentials]},
+		{"resource", o.Resource},
+		{"no resource", map[bool]string{true: "yes"}[o.NoResource]},
+		{"authorize", o.AuthorizeParams.Encode()},
+		{"id token", map[bool]string{true: "yes"}[o.UseIDToken]},
+		{"token endpoint", o.TokenEndpoint},
+	} {
+		if more.value != "" {
+			parts = append(parts, more.name+"="+more.value)
+		}
+	}
 	if strings.Join(parts, "") == "" {
 		return ""
 	}
@@ -135,6 +193,7 @@ type Client struct {
 	flights map[string]*flight
 	stepUps map[string]int // sign-ins for a set of scopes
 	backOff time.Time      // no refresh before its time until then
+	waiting bool           // a sign-in of this process waits for the browser
 	closed  bool
 }
 
@@ -146,6 +205,20 @@ func New(o Options) (*Client, error) {
 	}
 	if o.StaticToken == "" && (o.Store == nil || o.Pending == nil) {
 		return nil, errors.New("oauthclient: Store and Pending are needed unless StaticToken is set")
+	}
+	if o.TokenEndpoint != "" && o.Flow != FlowClientCredentials {
+		return nil, errors.New("a token endpoint is given for client credentials only")
+	}
+	if o.Flow == FlowClientCredentials && (o.ClientID == "" || o.ClientSecret == "" && o.ClientKey == nil) {
+		return nil, errors.New("client credentials need a client id, and a secret or a key")
+	}
+	for name := range o.AuthorizeParams {
+		if slices.Contains(ownParams, name) {
+			return nil, fmt.Errorf("the authorization parameter %q is set by the sign-in itself", name)
+		}
+	}
+	if err := o.Callback.check(); err != nil {
+		return nil, err
 	}
 	if o.SignInTimeout <= 0 {
 		o.SignInTimeout = signInTimeout
@@ -172,14 +245,14 @@ func New(o Options) (*Client, error) {
 }
 
 // Close ends a sign-in under way, leaving it to the next process, gives a
-// refresh under way a second to be stored, and waits for both.
+// exchange or refresh under way a second to be stored, and waits for all.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
 	refreshing := c.flights[renewFlight]
 	c.mu.Unlock()
 	if refreshing != nil {
-		grace := time.NewTimer(time.Second)
+		grace := time.NewTimer(closeGrace)
 		defer grace.Stop()
 		select {
 		case <-refreshing.done:
@@ -207,7 +280,7 @@ func (c *Client) Token(ctx context.Context) (string, error) {
 	if !cred.due(now) {
 		return cred.AccessToken.Reveal(), nil
 	}
-	if cred.RefreshToken == "" {
+	if !c.renewable(cred) {
 		if cred.expired(now) {
 			return "", nil
 		}
@@ -295,10 +368,28 @@ func (c *Client) SignIn(ctx context.Context) error {
 	if c.opts.StaticToken != "" {
 		return errors.New("a ready token is set: there is nothing to sign in to")
 	}
-	if c.opts.OpenURL == nil && c.opts.Prompt == nil {
+	if c.needsPerson() && c.opts.OpenURL == nil && c.opts.Prompt == nil {
 		return c.notSignedIn("no browser may be opened", nil)
 	}
 	return c.signIn(ctx, signInRequest{explicit: true})
+}
+
+// Resume goes on with a sign-in that another process began and left, without a
+// window, until its outcome; it waits for whoever else is at it. It returns at
+// once where none is under way.
+func (c *Client) Resume(ctx context.Context) error {
+	if c.opts.StaticToken != "" {
+		return nil
+	}
+	return c.signIn(ctx, signInRequest{resume: true})
+}
+
+// SigningIn reports whether a sign-in of this process waits for the browser:
+// closing the Client leaves it to whoever calls Resume next.
+func (c *Client) SigningIn() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.waiting
 }
 
 const (
@@ -385,6 +476,15 @@ func (c *Client) backingOff(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return now.Before(c.backOff)
+}
+
+// needsPerson reports whether a sign-in takes somebody's help.
+func (c *Client) needsPerson() bool { return c.opts.Flow != FlowClientCredentials }
+
+func (c *Client) notice(format string, args ...any) {
+	if c.opts.Notice != nil {
+		c.opts.Notice(fmt.Sprintf(format, args...))
+	}
 }
 
 // display is the server's URL as error texts may show it: its query may be

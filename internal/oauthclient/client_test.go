@@ -21,7 +21,7 @@ func TestFirstRequestSignsIn(t *testing.T) {
 	s.prm["scopes_supported"] = []string{"tools", "images"}
 	s.meta["scopes_supported"] = []string{"tools", "offline_access"}
 	var prompted string
-	_, b, _ := signedIn(t, s, func(o *oauthclient.Options) { o.Prompt = func(u string) { prompted = u } })
+	_, b, _ := signedIn(t, s, func(o *oauthclient.Options) { o.Prompt = func(u, _ string) { prompted = u } })
 
 	asked := s.asked[0]
 	redirect, err := url.Parse(asked.Get("redirect_uri"))
@@ -170,7 +170,7 @@ func TestSignInWorksByThePrintedURLAlone(t *testing.T) {
 	s := newSite(t)
 	b := &browser{}
 	o := options(t, s.URL+"/mcp", t.TempDir())
-	o.Prompt = func(u string) { go b.open(u) } // the user opens it by hand
+	o.Prompt = func(u, _ string) { go b.open(u) } // the user opens it by hand
 	c := newClient(t, o)
 	if err := c.SignIn(t.Context()); err != nil {
 		t.Fatal(err)
@@ -186,7 +186,7 @@ func TestABrowserThatDoesNotStartLeavesThePrintedURL(t *testing.T) {
 	o := options(t, s.URL+"/mcp", t.TempDir())
 	o.OpenURL = func(string) error { return errors.New("exec: no browser") }
 	printed := make(chan string, 1)
-	o.Prompt = func(u string) { printed <- u }
+	o.Prompt = func(u, _ string) { printed <- u }
 	c := newClient(t, o)
 	done := make(chan error)
 	go func() { done <- c.SignIn(context.WithoutCancel(t.Context())) }()

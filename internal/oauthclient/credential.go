@@ -40,6 +40,7 @@ type registration struct {
 	ClientSecret secret.String
 	AuthMethod   string // token_endpoint_auth_method
 	RedirectURI  string
+	Audience     string    // of assertions: the issuer
 	Expires      time.Time // of the registration; zero: never
 	Static       bool      // registered beforehand or by a metadata document
 	// Suspect says that the authorization server may have forgotten the client:
@@ -76,6 +77,7 @@ type storedRegistration struct {
 	ClientSecret string `json:"client_secret,omitempty"`
 	AuthMethod   string `json:"auth_method,omitempty"`
 	RedirectURI  string `json:"redirect_uri,omitempty"`
+	Audience     string `json:"audience,omitempty"`
 	Expires      int64  `json:"expires,omitempty"`
 	Static       bool   `json:"static,omitempty"`
 	Suspect      bool   `json:"suspect,omitempty"`
@@ -118,14 +120,14 @@ func decodeCredential(data []byte) (*credential, error) {
 func (r registration) stored() storedRegistration {
 	return storedRegistration{
 		ClientID: r.ClientID, ClientSecret: r.ClientSecret.Reveal(), AuthMethod: r.AuthMethod,
-		RedirectURI: r.RedirectURI, Expires: unix(r.Expires), Static: r.Static, Suspect: r.Suspect,
+		RedirectURI: r.RedirectURI, Audience: r.Audience, Expires: unix(r.Expires), Static: r.Static, Suspect: r.Suspect,
 	}
 }
 
 func (s storedRegistration) registration() registration {
 	return registration{
 		ClientID: s.ClientID, ClientSecret: secret.String(s.ClientSecret), AuthMethod: s.AuthMethod,
-		RedirectURI: s.RedirectURI, Expires: fromUnix(s.Expires), Static: s.Static, Suspect: s.Suspect,
+		RedirectURI: s.RedirectURI, Audience: s.Audience, Expires: fromUnix(s.Expires), Static: s.Static, Suspect: s.Suspect,
 	}
 }
 

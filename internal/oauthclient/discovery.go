@@ -25,6 +25,7 @@ type serverMetadata struct {
 	TokenEndpoint          string      `json:"token_endpoint"`
 	RegistrationEndpoint   string      `json:"registration_endpoint"`
 	RevocationEndpoint     string      `json:"revocation_endpoint"`
+	DeviceEndpoint         string      `json:"device_authorization_endpoint"`
 	ScopesSupported        stringList  `json:"scopes_supported"`
 	ChallengeMethods       stringList  `json:"code_challenge_methods_supported"`
 	AuthMethods            stringList  `json:"token_endpoint_auth_methods_supported"`
@@ -64,6 +65,30 @@ type discovery struct {
 // maxIssuers bounds how many of the listed authorization servers are tried.
 const maxIssuers = 5
 
+// discoverFor is discover with what the options say in place of it.
+func (c *Client) discoverFor(ctx context.Context, challenge *Challenge) (*discovery, error) {
+	var d *discovery
+	if c.opts.TokenEndpoint != "" {
+		u, err := c.http.parse(c.opts.TokenEndpoint)
+		if err != nil {
+			return nil, fmt.Errorf("token endpoint: %w", err)
+		}
+		d = &discovery{server: serverMetadata{Issuer: origin(u), TokenEndpoint: u.String()}}
+	} else {
+		var err error
+		if d, err = c.discover(ctx, challenge); err != nil {
+			return nil, err
+		}
+	}
+	if c.opts.Resource != "" {
+		d.resource = c.opts.Resource
+	}
+	if c.opts.NoResource {
+		d.resource = ""
+	}
+	return d, nil
+}
+
 // discover finds the authorization server of the MCP server (revision
 // 2026-07-28, Authorization Server Discovery). challenge is that of the
 // server's refusal, or nil when there was none.
@@ -77,7 +102,7 @@ func (c *Client) discover(ctx context.Context, challenge *Challenge) (*discovery
 	}
 	var errs []error
 	for _, issuer := range resource.AuthorizationServers[:min(len(resource.AuthorizationServers), maxIssuers)] {
-		meta, err := c.serverMetadata(ctx, issuer)
+		meta, err := c.serverMetadata(ctx, issuer, func(string) bool { return false })
 		if err == nil && meta == nil {
 			err = fmt.Errorf("authorization server %q publishes no metadata", printable(issuer))
 		}
@@ -99,7 +124,12 @@ func (c *Client) discoverOnServer(ctx context.Context, resource *resourceMetadat
 	if resource != nil {
 		d.resource, d.scopesSupported = resource.Resource, resource.ScopesSupported
 	}
-	meta, err := c.serverMetadata(ctx, root, root+"/")
+	meta, err := c.serverMetadata(ctx, root, func(published string) bool {
+		// Nobody has written this issuer anywhere, it is derived. What the same
+		// origin says of itself is as good.
+		u, err := url.Parse(published)
+		return err == nil && origin(u) == origin(c.server) && c.http.check(u) == nil
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -132,23 +162,32 @@ func canonicalResource(server *url.URL) string {
 // checked refuses a discovery that a sign-in must not go on with.
 func (c *Client) checked(d *discovery) (*discovery, error) {
 	m := &d.server
-	if !slices.Contains(m.ChallengeMethods, "S256") {
-		return nil, fmt.Errorf("authorization server %q does not offer PKCE with S256, which is required", printable(m.Issuer))
-	}
-	for _, e := range []struct{ name, url string }{
-		{"authorization_endpoint", m.AuthorizationEndpoint},
-		{"token_endpoint", m.TokenEndpoint},
-	} {
-		if e.url == "" {
-			return nil, fmt.Errorf("authorization server %q has no %s", printable(m.Issuer), e.name)
+	needed := map[string]string{"token_endpoint": m.TokenEndpoint}
+	switch c.opts.Flow {
+	case FlowBrowser:
+		if !slices.Contains(m.ChallengeMethods, "S256") {
+			return nil, fmt.Errorf("authorization server %q does not offer PKCE with S256, which is required", printable(m.Issuer))
 		}
-		if _, err := c.http.parse(e.url); err != nil {
-			return nil, fmt.Errorf("%s of %q: %w", e.name, printable(m.Issuer), err)
+		needed["authorization_endpoint"] = m.AuthorizationEndpoint
+	case FlowDevice:
+		if m.DeviceEndpoint == "" {
+			return nil, fmt.Errorf("authorization server %q does not offer the device flow (RFC 8628)", printable(m.Issuer))
+		}
+		needed["device_authorization_endpoint"] = m.DeviceEndpoint
+	}
+	for name, endpoint := range needed {
+		if endpoint == "" {
+			return nil, fmt.Errorf("authorization server %q has no %s", printable(m.Issuer), name)
+		}
+		if _, err := c.http.parse(endpoint); err != nil {
+			return nil, fmt.Errorf("%s of %q: %w", name, printable(m.Issuer), err)
 		}
 	}
 	// Opening is refused here already, before anything is registered.
-	if _, err := BrowserURL(m.AuthorizationEndpoint); err != nil {
-		return nil, fmt.Errorf("authorization_endpoint of %q: %w", printable(m.Issuer), err)
+	if c.opts.Flow == FlowBrowser {
+		if _, err := BrowserURL(m.AuthorizationEndpoint); err != nil {
+			return nil, fmt.Errorf("authorization_endpoint of %q: %w", printable(m.Issuer), err)
+		}
 	}
 	return d, nil
 }
@@ -196,9 +235,8 @@ func (c *Client) resourceMetadata(ctx context.Context, challenge *Challenge) (*r
 
 // serverMetadata fetches the metadata of an issuer. It returns nil where none
 // is published, and an error where what is published may not be used.
-// The document's issuer must be issuer or one of others: an issuer that was not
-// written anywhere but derived from a server's root may have a slash or not.
-func (c *Client) serverMetadata(ctx context.Context, issuer string, others ...string) (*serverMetadata, error) {
+// The document's issuer must be issuer, or one that alike accepts.
+func (c *Client) serverMetadata(ctx context.Context, issuer string, alike func(published string) bool) (*serverMetadata, error) {
 	u, err := c.http.parse(issuer)
 	if err != nil {
 		return nil, fmt.Errorf("authorization server: %w", err)
@@ -227,7 +265,7 @@ func (c *Client) serverMetadata(ctx context.Context, issuer string, others ...st
 			continue
 		}
 		// RFC 8414 section 3.3: identical, so nothing is normalised.
-		if m.Issuer != issuer && !slices.Contains(others, m.Issuer) {
+		if m.Issuer != issuer && !alike(m.Issuer) {
 			refused = fmt.Errorf("authorization server %q publishes metadata of another issuer, %q", displayURL(u), printable(m.Issuer))
 			continue
 		}

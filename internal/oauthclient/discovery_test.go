@@ -226,6 +226,12 @@ func TestServersWithoutResourceMetadata(t *testing.T) {
 		s.meta["issuer"] = s.URL + "/"
 		signedIn(t, s, nil)
 	})
+	t.Run("metadata at the root of an issuer below it", func(t *testing.T) {
+		s := newSite(t)
+		none(s)
+		s.meta["issuer"] = s.URL + "/oauth"
+		signedIn(t, s, nil)
+	})
 	t.Run("another issuer", func(t *testing.T) {
 		s := newSite(t)
 		none(s)

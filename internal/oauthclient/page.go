@@ -11,7 +11,8 @@ import (
 // page is what the browser shows at the end of a sign-in.
 type page struct {
 	OK     bool
-	Status int // 0: 200
+	Status int    // 0: 200
+	Next   string // where the browser goes instead
 	Title  string
 	Text   string
 }
@@ -54,6 +55,11 @@ var pageTemplate = template.Must(template.New("page").Parse(`<!doctype html>
 `))
 
 func (cb *callback) show(w http.ResponseWriter, status int, p page) {
+	if p.Next != "" {
+		w.Header().Set("Location", p.Next)
+		w.WriteHeader(http.StatusSeeOther)
+		return
+	}
 	var b bytes.Buffer
 	err := pageTemplate.Execute(&b, struct {
 		page

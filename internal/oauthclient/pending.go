@@ -20,6 +20,7 @@ type pendingSignIn struct {
 	State       string
 	Verifier    secret.String
 	RedirectURI string
+	Port        int // that is listened on; 0: the redirect URI's
 	AuthURL     string
 	Started     time.Time
 	Expires     time.Time
@@ -32,6 +33,11 @@ type pendingSignIn struct {
 	Scopes             []string
 	Registration       registration
 	Reused             bool // the registration is of an earlier sign-in
+
+	// Of the device flow (RFC 8628 section 3.2), in place of State to RedirectURI.
+	DeviceCode secret.String
+	UserCode   string
+	Interval   time.Duration // between two questions
 
 	Ended   time.Time // zero: under way
 	Outcome outcome
@@ -53,6 +59,7 @@ type storedPending struct {
 	State              string             `json:"state"`
 	Verifier           string             `json:"verifier"`
 	RedirectURI        string             `json:"redirect_uri"`
+	Port               int                `json:"port,omitempty"`
 	AuthURL            string             `json:"auth_url"`
 	Started            int64              `json:"started"`
 	Expires            int64              `json:"expires"`
@@ -64,7 +71,10 @@ type storedPending struct {
 	Scopes             []string           `json:"scopes,omitempty"`
 	Registration       storedRegistration `json:"registration"`
 	Reused             bool               `json:"reused,omitempty"`
-	Ended              int64              `json:"ended,omitempty"` // Unix milliseconds, to be compared with a start
+	DeviceCode         string             `json:"device_code,omitempty"`
+	UserCode           string             `json:"user_code,omitempty"`
+	Interval           int64              `json:"interval,omitempty"` // seconds
+	Ended              int64              `json:"ended,omitempty"`    // Unix milliseconds, to be compared with a start
 	Outcome            outcome            `json:"outcome,omitempty"`
 	Reason             string             `json:"reason,omitempty"`
 }
@@ -80,10 +90,11 @@ func (c *Client) loadPending(ctx context.Context) *pendingSignIn {
 		return nil
 	}
 	p := &pendingSignIn{
-		State: s.State, Verifier: secret.String(s.Verifier), RedirectURI: s.RedirectURI, AuthURL: s.AuthURL,
+		State: s.State, Verifier: secret.String(s.Verifier), RedirectURI: s.RedirectURI, Port: s.Port, AuthURL: s.AuthURL,
 		Started: fromUnix(s.Started), Expires: fromUnix(s.Expires),
 		Issuer: s.Issuer, IssSupported: s.IssSupported, TokenEndpoint: s.TokenEndpoint, RevocationEndpoint: s.RevocationEndpoint,
 		Resource: s.Resource, Scopes: s.Scopes, Registration: s.Registration.registration(), Reused: s.Reused,
+		DeviceCode: secret.String(s.DeviceCode), UserCode: s.UserCode, Interval: time.Duration(s.Interval) * time.Second,
 		Outcome: s.Outcome, Reason: s.Reason,
 	}
 	if s.Ended != 0 {
@@ -102,10 +113,11 @@ func (c *Client) savePending(ctx context.Context, p *pendingSignIn) {
 	}
 	data, err := json.Marshal(storedPending{
 		Version: credentialVersion, Server: c.server.String(),
-		State: p.State, Verifier: p.Verifier.Reveal(), RedirectURI: p.RedirectURI, AuthURL: p.AuthURL,
+		State: p.State, Verifier: p.Verifier.Reveal(), RedirectURI: p.RedirectURI, Port: p.Port, AuthURL: p.AuthURL,
 		Started: unix(p.Started), Expires: unix(p.Expires),
 		Issuer: p.Issuer, IssSupported: p.IssSupported, TokenEndpoint: p.TokenEndpoint, RevocationEndpoint: p.RevocationEndpoint,
 		Resource: p.Resource, Scopes: p.Scopes, Registration: p.Registration.stored(), Reused: p.Reused,
+		DeviceCode: p.DeviceCode.Reveal(), UserCode: p.UserCode, Interval: int64(p.Interval / time.Second),
 		Ended: ended, Outcome: p.Outcome, Reason: p.Reason,
 	})
 	if err == nil {
@@ -130,7 +142,11 @@ func overwrite(ctx context.Context, store TokenStore, data []byte) error {
 }
 
 func (p *pendingSignIn) underWay(now time.Time) bool {
-	return p != nil && p.Ended.IsZero() && now.Before(p.Expires) && p.State != "" && p.port() != 0
+	return p != nil && p.Ended.IsZero() && now.Before(p.Expires) && (p.DeviceCode != "" || p.State != "" && p.port() != 0)
+}
+
+func (p *pendingSignIn) expectation() expectation {
+	return expectation{state: p.State, issuer: p.Issuer, issSupported: p.IssSupported}
 }
 
 // failure is the error of a sign-in that ended without tokens.
@@ -143,6 +159,9 @@ func (p *pendingSignIn) failure(c *Client) error {
 }
 
 func (p *pendingSignIn) port() int {
+	if p.Port != 0 {
+		return p.Port
+	}
 	u, err := url.Parse(p.RedirectURI)
 	if err != nil {
 		return 0

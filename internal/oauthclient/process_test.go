@@ -47,7 +47,7 @@ func help(what string) error {
 			}
 			return nil
 		},
-		Prompt: func(target string) { fmt.Println("prompt:", target) },
+		Prompt: func(target, _ string) { fmt.Println("prompt:", target) },
 	})
 	if err != nil {
 		return err
@@ -253,7 +253,7 @@ func TestWhoEndsASignIn(t *testing.T) {
 	}
 
 	prompts := make(chan string, 10)
-	o.OpenURL, o.Prompt = closed(t), func(target string) { prompts <- target }
+	o.OpenURL, o.Prompt = closed(t), func(target, _ string) { prompts <- target }
 	c = newClient(t, o)
 	go func() {
 		done <- c.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{})

@@ -17,10 +17,17 @@ import (
 func (c *Client) register(ctx context.Context, m *serverMetadata, redirectURI string) (registration, error) {
 	switch {
 	case c.opts.ClientID != "":
-		r := registration{ClientID: c.opts.ClientID, ClientSecret: c.opts.ClientSecret, RedirectURI: redirectURI, Static: true}
-		r.AuthMethod = authMethod(m, r.ClientSecret != "")
+		r := registration{ClientID: c.opts.ClientID, ClientSecret: c.opts.ClientSecret, RedirectURI: redirectURI, Audience: m.Issuer, Static: true}
+		switch {
+		case c.opts.AuthMethod != "":
+			r.AuthMethod = c.opts.AuthMethod
+		case c.opts.ClientKey != nil:
+			r.AuthMethod = methodPrivateKey
+		default:
+			r.AuthMethod = authMethod(m, r.ClientSecret != "")
+		}
 		return r, nil
-	case c.opts.ClientMetadataURL != "" && bool(m.ClientMetadataDocument):
+	case c.usesDocument(m):
 		return registration{ClientID: c.opts.ClientMetadataURL, AuthMethod: "none", RedirectURI: redirectURI, Static: true}, nil
 	case m.RegistrationEndpoint == "" && m.ConnectClient != "":
 		return registration{ClientID: m.ConnectClient, AuthMethod: "none", RedirectURI: redirectURI, Static: true}, nil
@@ -31,16 +38,29 @@ func (c *Client) register(ctx context.Context, m *serverMetadata, redirectURI st
 	if len(m.AuthMethods) > 0 && !slices.Contains(m.AuthMethods, "none") {
 		method = authMethod(m, true)
 	}
-	body, err := json.Marshal(map[string]any{
+	if c.opts.AuthMethod != "" {
+		method = c.opts.AuthMethod
+	}
+	grants := []string{"authorization_code", "refresh_token"}
+	if c.opts.Flow == FlowDevice {
+		grants = append(grants, deviceGrant)
+	}
+	metadata := map[string]any{
 		"client_name":                c.opts.ClientName,
 		"redirect_uris":              []string{redirectURI},
-		"grant_types":                []string{"authorization_code", "refresh_token"},
+		"grant_types":                grants,
 		"response_types":             []string{"code"},
 		"token_endpoint_auth_method": method,
 		// OpenID Connect servers take a missing application_type for "web" and
 		// refuse loopback redirects then.
 		"application_type": "native",
-	})
+	}
+	for name, value := range c.opts.ClientMetadata {
+		if name != "redirect_uris" && name != "scope" { // which have options of their own
+			metadata[name] = value
+		}
+	}
+	body, err := json.Marshal(metadata)
 	if err != nil {
 		return registration{}, err
 	}
@@ -79,6 +99,12 @@ func (c *Client) register(ctx context.Context, m *serverMetadata, redirectURI st
 		r.Expires = time.Unix(int64(min(at, 1<<40)), 0)
 	}
 	return r, nil
+}
+
+// usesDocument reports whether the client is known to the server by its
+// metadata document.
+func (c *Client) usesDocument(m *serverMetadata) bool {
+	return c.opts.ClientID == "" && c.opts.ClientMetadataURL != "" && bool(m.ClientMetadataDocument)
 }
 
 // authMethod chooses how the client proves itself at the token endpoint.

@@ -57,7 +57,7 @@ func (c *Client) renewOnce(ctx context.Context, old secret.String, wasRefused bo
 	if cred.AccessToken != "" && cred.AccessToken != old && !cred.expired(now) {
 		return nil // another process was first
 	}
-	if cred.RefreshToken == "" {
+	if !c.renewable(cred) {
 		return errSignInNeeded
 	}
 	if wasRefused && cred.AccessToken == old && age(now, cred.Obtained) < freshToken {
@@ -102,6 +102,9 @@ func (c *Client) renewOnce(ctx context.Context, old secret.String, wasRefused bo
 // refresh asks for new tokens at the endpoint of the issuer that gave the old
 // ones. An endpoint that moved is looked up again, at the same issuer only.
 func (c *Client) refresh(ctx context.Context, cred *credential) (*tokenAnswer, error) {
+	if cred.RefreshToken == "" { // renewable all the same
+		return c.machineToken(ctx, cred.TokenEndpoint, cred.Registration, cred.Requested, cred.Resource)
+	}
 	form := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {cred.RefreshToken.Reveal()}}
 	if cred.Resource != "" {
 		form.Set("resource", cred.Resource)

@@ -19,6 +19,7 @@ import (
 // signInRequest says why a sign-in is wanted.
 type signInRequest struct {
 	explicit  bool          // the user asked for it
+	resume    bool          // only one that is under way is wanted
 	refused   secret.String // the token that the server would not take
 	challenge *Challenge    // of the refusal
 	isStepUp  bool
@@ -32,7 +33,7 @@ var errAgain = errors.New("the authorization server does not know this client an
 // signIn obtains a credential with the user's help. One process at a time does
 // so; the others wait for its outcome, whatever it is.
 func (c *Client) signIn(ctx context.Context, req signInRequest) error {
-	if !req.explicit && c.opts.OpenURL == nil {
+	if c.needsPerson() && !req.explicit && !req.resume && c.opts.OpenURL == nil {
 		return c.notSignedIn("no browser may be opened", nil)
 	}
 	began := c.opts.Now()
@@ -48,23 +49,29 @@ func (c *Client) signIn(ctx context.Context, req signInRequest) error {
 	if err != nil && !req.explicit {
 		return err // a new sign-in would not be kept either
 	}
-	if c.satisfied(req, cred, before, waited) {
+	pending := c.loadPending(ctx)
+	if req.resume && !pending.underWay(c.opts.Now()) || c.satisfied(req, cred, before, waited) {
 		return nil
 	}
-	pending := c.loadPending(ctx)
 	if pending != nil && !pending.Ended.IsZero() {
 		ended := age(c.opts.Now(), pending.Ended)
 		if !req.explicit && ended < quietTime || waited && !pending.Ended.Before(began.Add(-time.Second)) {
 			return pending.failure(c)
 		}
 	}
-	if pending.underWay(c.opts.Now()) && containsAll(pending.Scopes, req.stepUp) {
-		if cb, err := listenCallback(pending.port()); err == nil {
+	if pending.underWay(c.opts.Now()) && containsAll(pending.Scopes, req.stepUp) && (pending.DeviceCode != "") == (c.opts.Flow == FlowDevice) {
+		if pending.DeviceCode != "" {
+			c.log.Info("going on with a sign-in that another process began", "server", c.display())
+			return c.finishDevice(ctx, req, pending)
+		}
+		if cb, err := c.opts.Callback.listen(pending.port()); err == nil {
 			c.log.Info("going on with a sign-in that another process began", "server", c.display())
 			if err := c.finishSignIn(ctx, req, pending, cb, req.explicit); !errors.Is(err, errAgain) {
 				return err
 			}
 			cred = nil
+		} else if req.resume {
+			return err
 		}
 	}
 	err = c.startSignIn(ctx, req, cred)
@@ -85,7 +92,7 @@ func (c *Client) lockPending(ctx context.Context) (unlock func(), waited bool, e
 	}
 	if p := c.loadPending(ctx); p.underWay(c.opts.Now()) {
 		c.log.Info("waiting for a sign-in that another process has under way", "server", c.display())
-		c.prompt(p.AuthURL)
+		c.prompt(p.AuthURL, p.UserCode)
 	}
 	unlock, err = c.opts.Pending.Lock(ctx)
 	return unlock, true, err
@@ -97,6 +104,9 @@ func (c *Client) satisfied(req signInRequest, cred, before *credential, waited b
 	if cred == nil || cred.AccessToken == "" || cred.expired(c.opts.Now()) {
 		return false
 	}
+	if req.resume {
+		return false // its pending sign-in would be gone
+	}
 	if req.explicit {
 		return waited && (before == nil || before.AccessToken != cred.AccessToken)
 	}
@@ -105,14 +115,14 @@ func (c *Client) satisfied(req signInRequest, cred, before *credential, waited b
 
 // startSignIn begins a sign-in with a window of its own.
 func (c *Client) startSignIn(ctx context.Context, req signInRequest, cred *credential) error {
-	if req.explicit && req.challenge == nil {
+	if req.explicit && req.challenge == nil && c.opts.TokenEndpoint == "" {
 		challenge, err := c.probe(ctx)
 		if err != nil {
 			return err
 		}
 		req.challenge = challenge
 	}
-	d, err := c.discover(ctx, req.challenge)
+	d, err := c.discoverFor(ctx, req.challenge)
 	if err != nil {
 		return fmt.Errorf("find out how to sign in to %q: %w", c.display(), err)
 	}
@@ -124,18 +134,26 @@ func (c *Client) startSignIn(ctx context.Context, req signInRequest, cred *crede
 		return fmt.Errorf("%q refuses the token that %q has just issued for it", c.display(), printable(d.server.Issuer))
 	}
 
+	p := &pendingSignIn{
+		Started: now, Expires: now.Add(c.opts.SignInTimeout),
+		Issuer: d.server.Issuer, IssSupported: bool(d.server.IssParameterSupported),
+		TokenEndpoint: d.server.TokenEndpoint, RevocationEndpoint: d.server.RevocationEndpoint,
+		Resource: d.resource, Scopes: c.scopes(d, req, cred),
+	}
+	switch c.opts.Flow {
+	case FlowClientCredentials:
+		return c.signInAsClient(ctx, d, p)
+	case FlowDevice:
+		return c.startDevice(ctx, req, d, p, cred)
+	}
 	cb, reg, reused, err := c.prepare(ctx, d, cred)
 	if err != nil {
 		return err
 	}
-	p := &pendingSignIn{
-		State: randomText(), Verifier: secret.String(randomText()), RedirectURI: cb.redirectURI(),
-		Started: now, Expires: now.Add(c.opts.SignInTimeout),
-		Issuer: d.server.Issuer, IssSupported: bool(d.server.IssParameterSupported),
-		TokenEndpoint: d.server.TokenEndpoint, RevocationEndpoint: d.server.RevocationEndpoint,
-		Resource: d.resource, Scopes: c.scopes(d, req, cred), Registration: reg, Reused: reused,
-	}
-	p.AuthURL, err = authorizationURL(d.server.AuthorizationEndpoint, p)
+	p.State, p.Verifier, p.RedirectURI = randomText(), secret.String(randomText()), cb.redirectURI()
+	p.Port = cb.port()
+	p.Registration, p.Reused = reg, reused
+	p.AuthURL, err = c.authorizationURL(d.server.AuthorizationEndpoint, p)
 	if err != nil {
 		cb.finish(page{}, &c.work)
 		return fmt.Errorf("authorization_endpoint of %q: %w", printable(p.Issuer), err)
@@ -149,16 +167,16 @@ func (c *Client) startSignIn(ctx context.Context, req signInRequest, cred *crede
 func (c *Client) prepare(ctx context.Context, d *discovery, cred *credential) (*callback, registration, bool, error) {
 	if cred != nil && cred.Registration.usable(c.opts.Now()) && c.opts.ClientID == "" {
 		p := pendingSignIn{RedirectURI: cred.Registration.RedirectURI}
-		if port := p.port(); port != 0 {
-			if cb, err := listenCallback(port); err == nil {
-				return cb, cred.Registration, true, nil
+		if port := p.port(); port != 0 || c.opts.Callback.URL != "" {
+			if cb, err := c.opts.Callback.listen(port); err == nil {
+				if cb.redirectURI() == cred.Registration.RedirectURI {
+					return cb, cred.Registration, true, nil
+				}
+				cb.finish(page{}, &c.work)
 			}
 		}
 	}
-	cb, err := listenCallback(c.opts.CallbackPort)
-	if err != nil && c.opts.CallbackPort != 0 && c.opts.ClientID == "" {
-		cb, err = listenCallback(0)
-	}
+	cb, err := c.listenNew(c.usesDocument(&d.server))
 	if err != nil {
 		return nil, registration{}, false, err
 	}
@@ -168,6 +186,26 @@ func (c *Client) prepare(ctx context.Context, d *discovery, cred *credential) (*
 		return nil, registration{}, false, err
 	}
 	return cb, reg, false, nil
+}
+
+// listenNew binds the port of a new sign-in: the one that was asked for, else
+// for a client that its document describes one of those that stand in it, else
+// any. A client that others registered insists on its port.
+func (c *Client) listenNew(documented bool) (*callback, error) {
+	port := c.opts.Callback.Port
+	if documented && port == 0 {
+		for _, p := range documentPorts {
+			if cb, err := c.opts.Callback.listen(p); err == nil {
+				return cb, nil
+			}
+		}
+		return nil, fmt.Errorf("listen for the sign-in's answer: all ports of the client's document are taken, %v", documentPorts)
+	}
+	cb, err := c.opts.Callback.listen(port)
+	if err != nil && port != 0 && !documented && c.opts.ClientID == "" && c.opts.Callback.URL == "" {
+		return c.opts.Callback.listen(0)
+	}
+	return cb, err
 }
 
 // scopes selects what to ask for (revision 2026-07-28, Scope Selection
@@ -198,7 +236,7 @@ const offlineAccess = "offline_access"
 
 // authorizationURL builds the URL for the browser (RFC 6749 section 4.1.1, RFC
 // 7636 section 4.3, RFC 8707 section 2.1), checked and written anew.
-func authorizationURL(endpoint string, p *pendingSignIn) (string, error) {
+func (c *Client) authorizationURL(endpoint string, p *pendingSignIn) (string, error) {
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return "", fmt.Errorf("%q is not a URL", printable(endpoint))
@@ -223,38 +261,47 @@ func authorizationURL(endpoint string, p *pendingSignIn) (string, error) {
 	if slices.Contains(p.Scopes, offlineAccess) {
 		query.Set("prompt", "consent") // OpenID Connect Core section 11
 	}
+	for name, values := range c.opts.AuthorizeParams {
+		query[name] = values
+	}
 	u.RawQuery = query.Encode()
 	return BrowserURL(u.String())
+}
+
+// ownParams are the parameters of the request that nobody else may set.
+var ownParams = []string{
+	"response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method", "resource", "scope",
 }
 
 // finishSignIn waits on cb for the answer to p, exchanges the code and stores
 // the outcome. It closes cb.
 func (c *Client) finishSignIn(ctx context.Context, req signInRequest, p *pendingSignIn, cb *callback, open bool) error {
-	cb.serve(expectation{state: p.State, issuer: p.Issuer, issSupported: p.IssSupported})
+	cb.serve(p.expectation())
 	c.savePending(ctx, p)
-	c.prompt(p.AuthURL)
+	c.prompt(p.AuthURL, "")
 	opened := make(chan error, 1)
 	if open && c.opts.OpenURL != nil {
 		// An opener may stay as long as its browser does; the sign-in neither
 		// waits for it nor ends it.
 		go func() { opened <- c.opts.OpenURL(p.AuthURL) }()
 	}
+	c.setWaiting(true)
 	code, err := c.await(ctx, p, cb, opened)
+	c.setWaiting(false)
 	var cred *credential
 	if err == nil {
-		cred, err = c.exchange(ctx, p, code)
+		// A code is good for one attempt: whoever leaves now still gets it done.
+		graced, stop := withGrace(ctx)
+		cred, err = c.exchange(graced, p, code)
+		stop()
 	}
 	if err == nil {
-		c.setCurrent(cred)
-		if err = c.keep(ctx, cred); err != nil && !req.explicit {
-			c.log.Error("the sign-in could not be stored and will not survive this process", "server", c.display(), "err", err)
-			err = nil
-		}
+		err = c.adopt(ctx, req, cred)
 	}
 	switch {
 	case err == nil:
 		_ = c.opts.Pending.Delete(context.WithoutCancel(ctx))
-		cb.finish(page{OK: true, Title: "You are signed in", Text: "You may close this window and go back to the application."}, &c.work)
+		cb.finish(page{OK: true, Next: c.opts.Callback.SuccessURL, Title: "You are signed in", Text: "You may close this window and go back to the application."}, &c.work)
 		return nil
 
 	case errors.Is(err, errAgain):
@@ -273,8 +320,32 @@ func (c *Client) finishSignIn(ctx context.Context, req signInRequest, p *pending
 	return c.failed(ctx, p, cb, err)
 }
 
+// withGrace returns a context that ends closeGrace after ctx does.
+func withGrace(ctx context.Context) (context.Context, func()) {
+	graced, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(closeGrace, cancel) })
+	return graced, func() { stop(); cancel() }
+}
+
+func (c *Client) setWaiting(waiting bool) {
+	c.mu.Lock()
+	c.waiting = waiting
+	c.mu.Unlock()
+}
+
+// adopt makes a new credential current and stores it.
+func (c *Client) adopt(ctx context.Context, req signInRequest, cred *credential) error {
+	c.setCurrent(cred)
+	err := c.keep(ctx, cred)
+	if err != nil && !req.explicit {
+		c.log.Error("the sign-in could not be stored and will not survive this process", "server", c.display(), "err", err)
+		return nil
+	}
+	return err
+}
+
 // failed records how the sign-in ended, for this process's next requests and
-// for the other processes.
+// for the other processes. cb is nil for one without a callback.
 func (c *Client) failed(ctx context.Context, p *pendingSignIn, cb *callback, err error) error {
 	p.Ended, p.Outcome, p.Reason = c.opts.Now(), outcomeFailed, printable(err.Error())
 	shown := page{Status: http.StatusBadRequest, Title: "The sign-in did not work", Text: p.Reason}
@@ -292,9 +363,11 @@ func (c *Client) failed(ctx context.Context, p *pendingSignIn, cb *callback, err
 	if p.Reused && p.Outcome == outcomeTimeout {
 		c.suspect(ctx, p.Registration)
 	}
-	p.Verifier, p.State = "", "" // of no more use to anyone
+	p.Verifier, p.State, p.DeviceCode = "", "", "" // of no more use to anyone
 	c.savePending(context.WithoutCancel(ctx), p)
-	cb.finish(shown, &c.work)
+	if cb != nil {
+		cb.finish(shown, &c.work)
+	}
 	if p.Outcome == outcomeFailed {
 		return fmt.Errorf("sign in to %q: %w", c.display(), err)
 	}
@@ -307,8 +380,17 @@ var errNobody = errors.New("nobody signed in")
 func (c *Client) await(ctx context.Context, p *pendingSignIn, cb *callback, opened <-chan error) (string, error) {
 	limit := time.NewTimer(p.Expires.Sub(c.opts.Now()))
 	defer limit.Stop()
+	pasted := c.opts.Pasted
 	for {
 		select {
+		case line, ok := <-pasted:
+			if !ok {
+				pasted = nil
+				continue
+			}
+			if err := cb.paste(line); err != nil {
+				c.notice("%v", err)
+			}
 		case answer := <-cb.answers:
 			switch code := oauthCode(answer.err); {
 			case p.Reused && (code == "invalid_client" || code == "unauthorized_client"):
@@ -352,6 +434,11 @@ func (c *Client) exchange(ctx context.Context, p *pendingSignIn, code string) (*
 	if err != nil {
 		return nil, fmt.Errorf("redeem the code: %w", err)
 	}
+	return c.obtained(p, answer, now), nil
+}
+
+// obtained is the credential that came out of the sign-in p.
+func (c *Client) obtained(p *pendingSignIn, answer *tokenAnswer, now time.Time) *credential {
 	cred := &credential{
 		Server: c.server.String(), Resource: p.Resource, Issuer: p.Issuer,
 		TokenEndpoint: p.TokenEndpoint, RevocationEndpoint: p.RevocationEndpoint,
@@ -359,7 +446,7 @@ func (c *Client) exchange(ctx context.Context, p *pendingSignIn, code string) (*
 	}
 	cred = cred.renewed(answer, now)
 	cred.SignedIn = now.Round(0)
-	return cred, nil
+	return cred
 }
 
 // keep stores a new sign-in, which holds whatever was there.
@@ -397,14 +484,9 @@ func (c *Client) suspect(ctx context.Context, reg registration) {
 // probe asks the server how it refuses a request without a token, which names
 // its metadata and scopes. The request does nothing where none is refused.
 func (c *Client) probe(ctx context.Context) (*Challenge, error) {
-	header := http.Header{"Accept": {"application/json, text/event-stream"}}
-	a, err := c.http.post(ctx, c.server.String(), "application/json", []byte(`{"jsonrpc":"2.0","id":"sign-in","method":"ping"}`), header)
-	if err == nil && (a.status == http.StatusNotFound || a.status == http.StatusMethodNotAllowed) {
-		// An endpoint of revision 2024-11-05 opens its stream by GET.
-		a, err = c.http.do(ctx, http.MethodGet, c.server.String(), nil, "", http.Header{"Accept": {"text/event-stream"}})
-	}
+	a, err := c.askServer(ctx, "")
 	if err != nil {
-		return nil, fmt.Errorf("ask %q: %w", c.display(), err)
+		return nil, err
 	}
 	challenge := bearerChallenge(a.header)
 	if a.status == http.StatusUnauthorized || challenge.Scheme != "" {
@@ -420,9 +502,28 @@ func (c *Client) probe(ctx context.Context) (*Challenge, error) {
 	return nil, nil
 }
 
-func (c *Client) prompt(authURL string) {
+// askServer sends the server a request that does nothing, with token if it is
+// not empty.
+func (c *Client) askServer(ctx context.Context, token string) (*answer, error) {
+	header := http.Header{"Accept": {"application/json, text/event-stream"}}
+	if token != "" {
+		header.Set("Authorization", "Bearer "+token)
+	}
+	a, err := c.http.post(ctx, c.server.String(), "application/json", []byte(`{"jsonrpc":"2.0","id":"sign-in","method":"ping"}`), header)
+	if err == nil && (a.status == http.StatusNotFound || a.status == http.StatusMethodNotAllowed) {
+		// An endpoint of revision 2024-11-05 opens its stream by GET.
+		header.Set("Accept", "text/event-stream")
+		a, err = c.http.do(ctx, http.MethodGet, c.server.String(), nil, "", header)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask %q: %w", c.display(), err)
+	}
+	return a, nil
+}
+
+func (c *Client) prompt(authURL, code string) {
 	if c.opts.Prompt != nil {
-		c.opts.Prompt(authURL)
+		c.opts.Prompt(authURL, code)
 	}
 }
 

@@ -67,14 +67,38 @@ func (c *Client) tokenRequest(ctx context.Context, endpoint string, r registrati
 	}
 	answer.account = got.account()
 	var idToken string
-	if answer.account == "" && json.Unmarshal(got.IDToken, &idToken) == nil {
+	if json.Unmarshal(got.IDToken, &idToken) != nil {
+		idToken = ""
+	}
+	if answer.account == "" {
 		answer.account = accountOf(idToken)
+	}
+	if c.opts.UseIDToken {
+		c.useIDToken(answer, idToken)
 	}
 	return answer, nil
 }
 
+// useIDToken puts the id_token in the access token's place, with its own expiry.
+func (c *Client) useIDToken(answer *tokenAnswer, idToken string) {
+	var claims struct {
+		Expires json.RawMessage `json:"exp"`
+	}
+	if idToken == "" || !sendable(idToken) || !claimsOf(idToken, &claims) {
+		c.notice("the authorization server sends no id_token, so that the access token is used; ask for it with the scope openid")
+		return
+	}
+	answer.accessToken, answer.expiresIn = secret.String(idToken), 0
+	if at, ok := number(claims.Expires); ok && at > 0 {
+		answer.expiresIn = max(time.Unix(int64(min(at, 1<<40)), 0).Sub(c.opts.Now()), time.Second)
+	}
+}
+
 func (c *Client) postForm(ctx context.Context, endpoint string, r registration, form url.Values) (*answer, error) {
 	header := http.Header{}
+	if r.Static && r.ClientID == c.opts.ClientID && c.opts.ClientSecret != "" {
+		r.ClientSecret = c.opts.ClientSecret // it may have been changed since the sign-in
+	}
 	switch r.AuthMethod {
 	case "client_secret_basic":
 		// Both parts are form-encoded first (RFC 6749 section 2.3.1).
@@ -83,6 +107,14 @@ func (c *Client) postForm(ctx context.Context, endpoint string, r registration, 
 	case "client_secret_post":
 		form.Set("client_id", r.ClientID)
 		form.Set("client_secret", r.ClientSecret.Reveal())
+	case methodPrivateKey:
+		assertion, err := c.assertion(r)
+		if err != nil {
+			return nil, err
+		}
+		form.Set("client_id", r.ClientID)
+		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+		form.Set("client_assertion", assertion)
 	default:
 		form.Set("client_id", r.ClientID)
 	}
@@ -139,19 +171,21 @@ func (m *accountMembers) account() string {
 // token endpoint itself over TLS, which OpenID Connect Core section 3.1.3.7
 // accepts in place of the signature; nothing is decided by it.
 func accountOf(idToken string) string {
-	parts := strings.Split(idToken, ".")
-	if len(parts) != 3 {
-		return ""
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return ""
-	}
 	var m accountMembers
-	if json.Unmarshal(payload, &m) != nil {
+	if !claimsOf(idToken, &m) {
 		return ""
 	}
 	return m.account()
+}
+
+// claimsOf reads the claims of a JWT whose signature nobody here can check.
+func claimsOf(token string, into any) bool {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	return err == nil && json.Unmarshal(payload, into) == nil
 }
 
 // sendable reports whether a token can stand in a header: visible ASCII.

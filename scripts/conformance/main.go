@@ -2,7 +2,9 @@
 // mcp-clerk and fails on everything but success, warnings and zero scenarios
 // included:
 //
-//	go run ./scripts/conformance [-bin PROGRAM] authorization server-2025-11-25 server-2026-07-28
+//	go run ./scripts/conformance [-bin PROGRAM] PART...
+//
+// where PART is one of those in the table below.
 //
 // The suite and the Node that it needs come from npm, pinned by
 // package-lock.json in this directory with the hash of each package; they are
@@ -11,7 +13,9 @@
 // that nothing answers to any more fails as well.
 //
 // Each part of the suite is one function in the table below: it starts what it
-// tests, runs the suite and returns what the suite wrote.
+// tests, runs the suite and returns what the suite wrote. Where "connect" is
+// tested, the suite starts this program again as the host ("host URL"), and
+// connect starts it as the browser.
 package main
 
 import (
@@ -21,6 +25,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -36,6 +41,10 @@ var parts = map[string]func(context.Context, *bench) ([]scenario, error){
 	"authorization":     authorization,
 	"server-2025-11-25": serverScenarios("2025-11-25"),
 	"server-2026-07-28": serverScenarios("2026-07-28"),
+
+	"sign-in-0.1.16":     signInScenarios("0.1.16", "2025-11-25"),
+	"sign-in-2025-11-25": signInScenarios("", "2025-11-25"),
+	"sign-in-2026-07-28": signInScenarios("", "2026-07-28"),
 }
 
 // bench is what a part needs: the program under test, the suite, and a
@@ -49,7 +58,15 @@ type bench struct {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout)
+	var err error
+	switch {
+	case os.Getenv(browserRole) != "" && len(os.Args) == 2:
+		err = browse(ctx, os.Args[1])
+	case len(os.Args) == 3 && os.Args[1] == "host":
+		err = host(ctx, os.Args[2])
+	default:
+		err = run(ctx, os.Args[1:], os.Stdout)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
@@ -60,12 +77,13 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("conformance", flag.ContinueOnError)
 	program := flags.String("bin", "", "the mcp-clerk to test (default: built from this tree)")
-	limit := flags.Duration("timeout", 10*time.Minute, "the longest that all of it may take")
+	times := flags.Int("times", 1, "how often in a row each part must succeed")
+	limit := flags.Duration("timeout", 20*time.Minute, "the longest that all of it may take")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() == 0 {
-		return errors.New("name the parts to run: authorization, server-2025-11-25, server-2026-07-28")
+		return fmt.Errorf("name the parts to run: %s", strings.Join(slices.Sorted(maps.Keys(parts)), ", "))
 	}
 	for _, name := range flags.Args() {
 		if parts[name] == nil {
@@ -92,7 +110,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	var faults []error
-	for _, name := range flags.Args() {
+	for _, name := range slices.Repeat(flags.Args(), max(*times, 1)) {
 		work, err := os.MkdirTemp(dir, name+"-")
 		if err != nil {
 			return fmt.Errorf("make a directory to work in: %w", err)

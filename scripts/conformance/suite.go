@@ -150,6 +150,55 @@ func (s suite) scenarios(ctx context.Context, part string) ([]string, error) {
 	return names, nil
 }
 
+// at is another release of the suite, installed beside this one.
+func (s suite) at(release string) suite {
+	modules := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(s.entry))))
+	return suite{node: s.node, entry: filepath.Join(modules, "conformance-"+release, "dist", "index.js")}
+}
+
+// clientScenario is a scenario for clients, with the revisions it is about.
+type clientScenario struct {
+	name      string
+	revisions []string
+}
+
+// What the suite writes in place of a revision.
+const (
+	extension = "extension"
+	draft     = "draft"
+)
+
+// revision is the one to run the scenario at for a client of the given one, ""
+// where it is not about that. Extensions, drafts and the revision that had no
+// resource metadata are tried with servers that have sessions.
+func (s clientScenario) revision(of string) string {
+	for _, r := range s.revisions {
+		if r == of || of == "2025-11-25" && (r == extension || r == draft || r == "2025-03-26") {
+			return r
+		}
+	}
+	return ""
+}
+
+// clientScenarios asks the suite for its scenarios for clients.
+func (s suite) clientScenarios(ctx context.Context) ([]clientScenario, error) {
+	text, err := s.command(ctx, "list", "--client").Output()
+	if err != nil {
+		return nil, fmt.Errorf("list the scenarios: %w", err)
+	}
+	var all []clientScenario
+	for line := range strings.Lines(string(text)) {
+		item, ok := strings.CutPrefix(strings.TrimSpace(line), "- ")
+		if name, revisions, found := strings.Cut(strings.TrimSuffix(item, "]"), " ["); ok && found {
+			all = append(all, clientScenario{name: name, revisions: strings.Split(revisions, ",")})
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("the suite lists no scenario for clients: %q", text)
+	}
+	return all, nil
+}
+
 // required returns the server scenarios that a revision requires, and those
 // that it lists without scoring them, by the file that the suite reads for
 // --requirements.
