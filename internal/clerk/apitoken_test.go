@@ -2,6 +2,7 @@ package clerk_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -396,4 +397,30 @@ func TestWithoutAClientNobodySignsIn(t *testing.T) {
 	if _, err := clerk.New(o); err == nil {
 		t.Error("half a client is accepted")
 	}
+}
+
+// No answer about a token becomes a statement about nobody, or about one that
+// is revoked.
+func FuzzTokenAnswer(f *testing.F) {
+	f.Add([]byte(`{"object":"api_key","id":"ak_1","subject":"user_1","scopes":["a"],"revoked":false,"expired":false,"expiration":1795428000000}`))
+	f.Add([]byte(`{"object":"api_key","id":"ak_1","subject":"user_1","revoked":true,"expired":null}`))
+	f.Add([]byte(`{"active":false}`))
+	f.Add([]byte(`{"expiration":-1e308,"aud":[null]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		subject, expires, err := clerk.ReadTokenAnswer(body, "api_key")
+		if err != nil {
+			return
+		}
+		// encoding/json folds the case of names, and so does this.
+		var a struct {
+			Revoked, Expired *bool
+			Subject          string
+		}
+		if err := json.Unmarshal(body, &a); err != nil || a.Revoked == nil || *a.Revoked || a.Expired == nil || *a.Expired || subject == "" || subject != a.Subject {
+			t.Fatalf("%s is about %q", body, subject)
+		}
+		if !expires.IsZero() && expires.Before(time.Unix(0, 0)) {
+			t.Fatalf("%s ends at %v", body, expires)
+		}
+	})
 }

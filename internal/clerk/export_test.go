@@ -2,6 +2,7 @@ package clerk
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
@@ -22,6 +23,16 @@ func (c *Clerk) JudgeClaims(rules AccessTokenRules, payload []byte) (*identity.P
 		return nil, err
 	}
 	return c.AccessTokens(rules).judge(said)
+}
+
+// ReadTokenAnswer is what is made of Clerk's answer about a token.
+func ReadTokenAnswer(body []byte, object string) (subject string, expires time.Time, err error) {
+	var a tokenAnswer
+	if err := json.Unmarshal(body, &a); err != nil {
+		return "", time.Time{}, err
+	}
+	said, err := a.statement(object)
+	return said.subject, said.expires, err
 }
 
 // Tokens counts what is remembered of tokens.
