@@ -31,6 +31,9 @@ const (
 // errRoleUnknown says that nobody could tell the caller's roles.
 var errRoleUnknown = errors.New("roles could not be checked")
 
+// errNotAllowed says that Options.Allowed is about others.
+var errNotAllowed = errors.New("may not use this server")
+
 // access is who may use something.
 type access struct {
 	roles       []string           // one of them; empty: every signed-in user
@@ -278,7 +281,7 @@ func (s *Server) refusal(subject string, user *identity.User, err error) error {
 	case user.Locked:
 		return fmt.Errorf("user %q is locked: %w", subject, identity.ErrInvalidToken)
 	case !s.opts.Allowed.admits(user):
-		return fmt.Errorf("user %q may not use this server: %w", subject, identity.ErrInvalidToken)
+		return fmt.Errorf("user %q: %w: %w", subject, errNotAllowed, identity.ErrInvalidToken)
 	}
 	return nil
 }

@@ -77,6 +77,10 @@ func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal
 		// its own to everyone who can sign in there.
 		if _, err := v.server.caller(ctx, p.Subject); err != nil {
 			v.server.log.InfoContext(ctx, "caller not let in", "error", err)
+			if errors.Is(err, errNotAllowed) {
+				// Nobody has told them so yet, and signing in again is no help.
+				return nil, fmt.Errorf("user %q: %w", p.Subject, identity.ErrForbidden)
+			}
 			return nil, err
 		}
 		return p, nil

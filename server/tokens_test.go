@@ -521,7 +521,7 @@ func TestWhoMayUseTheServerWithClerksTokens(t *testing.T) {
 				if got := status(admin); got != http.StatusOK {
 					t.Errorf("a %s of who may: %d", name, got)
 				}
-				if got := status(member); got != http.StatusUnauthorized {
+				if got := status(member); got != http.StatusForbidden {
 					t.Errorf("a %s of who may not: %d", name, got)
 				}
 			}

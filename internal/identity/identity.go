@@ -19,6 +19,10 @@ var (
 	// ErrInvalidToken reports an access token that is malformed, expired,
 	// revoked, or meant for another resource (RFC 6750 section 3.1).
 	ErrInvalidToken = errors.New("invalid token")
+	// ErrForbidden reports a caller whose token is good and who may not use the
+	// server all the same: another token of theirs would change nothing (RFC 9110
+	// section 15.5.4).
+	ErrForbidden = errors.New("not allowed to use this server")
 	// ErrUnavailable reports that the source of truth (the store, Clerk) could
 	// not be asked. The caller may try again; access that needs the answer is
 	// refused meanwhile.
