@@ -209,6 +209,13 @@ func (a *access) needs() []string {
 // checkStanding refuses a caller who is known to be banned or gone. Who cannot
 // be asked about is neither: without roles, being signed in is all there is.
 func (s *Server) checkStanding(ctx context.Context, x *exchange) error {
+	if user, err, known := s.known(ctx); known {
+		x.remember(user, err)
+		if errors.Is(err, identity.ErrInvalidToken) {
+			return err
+		}
+		return nil
+	}
 	if time.Now().UnixNano() < s.noStanding.Load() {
 		return nil
 	}
@@ -254,6 +261,9 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	if p == nil {
 		return nil, fmt.Errorf("no principal: %w", identity.ErrInvalidToken)
 	}
+	if user, err, known := s.known(ctx); known {
+		return user, err
+	}
 	return s.caller(ctx, p.Subject)
 }
 
@@ -263,10 +273,32 @@ func (s *Server) caller(ctx context.Context, subject string) (*identity.User, er
 		return s.machine(subject)
 	}
 	user, err := s.clerk.User(ctx, subject)
-	if err := s.refusal(subject, &user, err); err != nil {
+	return s.judged(subject, &user, err)
+}
+
+// known is current without asking Clerk: what is still remembered of the caller.
+func (s *Server) known(ctx context.Context) (_ *identity.User, err error, known bool) { //nolint:revive // the error is the answer
+	p := identity.FromContext(ctx)
+	if p == nil {
+		return nil, nil, false
+	}
+	if !clerk.IsUser(p.Subject) {
+		machine, err := s.machine(p.Subject)
+		return machine, err, true
+	}
+	user, err, known := s.clerk.Known(p.Subject)
+	if !known {
+		return nil, nil, false
+	}
+	found, err := s.judged(p.Subject, &user, err)
+	return found, err, true
+}
+
+func (s *Server) judged(subject string, user *identity.User, err error) (*identity.User, error) {
+	if err := s.refusal(subject, user, err); err != nil {
 		return nil, err
 	}
-	return &user, nil
+	return user, nil
 }
 
 // refusal judges what Clerk says of a user, which may be an error.

@@ -36,6 +36,7 @@ type devOptions struct {
 	Tokens       tokenSources
 	NoSSE        bool
 	UserRate     float64
+	PublicTools  []string
 	Log          io.Writer
 	Logger       *slog.Logger
 }
@@ -149,7 +150,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 	}
 	opts.Lives.apply(&options)
 	opts.Tokens.apply(&options)
-	options.NoSSE, options.UserRate = opts.NoSSE, opts.UserRate
+	options.NoSSE, options.UserRate, options.Public = opts.NoSSE, opts.UserRate, len(opts.PublicTools) > 0
 	d.srv, err = server.New(ctx, options)
 	if err != nil {
 		_ = clerkListener.Close()
@@ -159,7 +160,7 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		_ = clerkListener.Close()
 		return nil, errors.Join(err, d.srv.Close())
 	}
-	if err := addTools(d.srv, env, true); err != nil {
+	if err := addTools(d.srv, env, opts.PublicTools, true); err != nil {
 		_ = clerkListener.Close()
 		return nil, errors.Join(err, d.srv.Close())
 	}

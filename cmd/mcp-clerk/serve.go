@@ -34,6 +34,7 @@ type serveOptions struct {
 	LogLevel     string
 	NoSSE        bool
 	UserRate     float64
+	PublicTools  []string
 	Config       string
 	Admission    string
 	Hosts        []string
@@ -110,6 +111,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
 	f.BoolVar(&opts.NoSSE, "no-sse", false, "do not serve the deprecated HTTP+SSE transport at /sse")
 	f.Float64Var(&opts.UserRate, "user-rate", 0, "requests a second that one user may send to the MCP endpoint; negative for no limit (default 100)")
+	f.StringSliceVar(&opts.PublicTools, "public-tools", nil, "built-in tools that anybody may call, signed in or not; \"add\" can be one (default none)")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -127,6 +129,9 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err := checkInternalAddr(opts.InternalAddr); err != nil {
 		return err
 	}
+	if err := server.CheckPublicTools(opts.PublicTools); err != nil {
+		return usageError{fmt.Errorf("--public-tools: %w", err)}
+	}
 	warnOfPassword(opts.term, opts.Store)
 	if opts.Dev {
 		clients, err := clientOptions(opts, newEnvironment(), opts.PublicURL)
@@ -136,7 +141,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
 			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Allowed: opts.Allowed, Tokens: opts.Tokens,
-			NoSSE: opts.NoSSE, UserRate: opts.UserRate, Log: opts.term.err, Logger: logger,
+			NoSSE: opts.NoSSE, UserRate: opts.UserRate, PublicTools: opts.PublicTools, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -166,7 +171,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.Close()) }()
-	if err := addTools(srv, env, false); err != nil {
+	if err := addTools(srv, env, opts.PublicTools, false); err != nil {
 		return err
 	}
 	internal, err := startInternal(ctx, opts.InternalAddr, srv, options.Store, logger)
@@ -226,6 +231,7 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		Allowed:    opts.Allowed.with(env),
 		NoSSE:      opts.NoSSE,
 		UserRate:   opts.UserRate,
+		Public:     len(opts.PublicTools) > 0,
 		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),
@@ -346,8 +352,8 @@ func dataDir(given, name string) (string, error) {
 // addTools gives srv the built-in tools with the image provider that the
 // settings name. The sketch renderer stands in for an image model only where
 // it is asked for, or in development.
-func addTools(srv *server.Server, env *environment, dev bool) error {
-	var tools server.BuiltinTools
+func addTools(srv *server.Server, env *environment, public []string, dev bool) error {
+	tools := server.BuiltinTools{Public: public}
 	for role := range strings.SplitSeq(env.get("IMAGE_ROLES"), ",") {
 		if role = strings.TrimSpace(role); role != "" {
 			tools.ImageRoles = append(tools.ImageRoles, role)
