@@ -2,9 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/mcp-clerk/mcp-clerk/internal/credstore"
 	"github.com/mcp-clerk/mcp-clerk/internal/oauthclient"
-	"github.com/mcp-clerk/mcp-clerk/internal/transport"
 )
 
 // accountOptions say which account at a server is meant and where its
@@ -23,20 +21,29 @@ type accountOptions struct {
 	CredentialStore string
 	Profile         string
 	StateDir        string
-	CAFile          string
 	AllowHTTP       bool
 
-	signIn signInOptions // of the commands that have bindSignIn
-	pasted <-chan string // lines typed while a sign-in waits; nil: none are read
+	network networkOptions
+	quiet   bool          // no notes
+	log     *slog.Logger  // nil: none
+	signIn  signInOptions // of the commands that have bindSignIn
+	pasted  <-chan string // lines typed while a sign-in waits; nil: none are read
 }
 
 func (o *accountOptions) bindStore(f *pflag.FlagSet) {
 	f.StringVar(&o.CredentialStore, "credential-store", credstore.ModeAuto, "where the key to the credentials lies: auto, keyring or file")
 	f.StringVar(&o.Profile, "profile", "", "name of a further account at the same server")
 	f.StringVar(&o.StateDir, "state-dir", os.Getenv("MCP_CLERK_STATE_DIR"), "directory for credentials (default under the user's state directory)")
-	f.StringVar(&o.CAFile, "ca-file", "", "PEM file of certificate authorities to trust besides the system's")
 	f.Lookup("state-dir").DefValue = ""
 	f.BoolVar(&o.AllowHTTP, "allow-http", false, "speak plain http to a server that is not on this machine")
+	o.network.bind(f)
+}
+
+// note tells a person something that needs no action.
+func (o *accountOptions) note(term terminal, text string) {
+	if !o.quiet {
+		_, _ = fmt.Fprintln(term.err, "note: "+harmless(text)) // a closed stderr must not stop the work
+	}
 }
 
 func (o *accountOptions) bindSignIn(f *pflag.FlagSet) {
@@ -47,9 +54,11 @@ func (o *accountOptions) bindSignIn(f *pflag.FlagSet) {
 // openStore opens the credential store; what a person should know of it is
 // said on stderr.
 func (o *accountOptions) openStore(term terminal) (*credstore.Store, error) {
-	store, err := credstore.Open(credstore.Options{Dir: o.StateDir, Mode: o.CredentialStore, Warn: func(text string) {
-		_, _ = fmt.Fprintln(term.err, "note: "+harmless(text))
-	}})
+	passphrase, err := newEnvironment().secret("MCP_CLERK_PASSPHRASE")
+	if err != nil {
+		return nil, err
+	}
+	store, err := credstore.Open(credstore.Options{Dir: o.StateDir, Mode: o.CredentialStore, Passphrase: passphrase, Warn: func(text string) { o.note(term, text) }})
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -81,7 +90,7 @@ func (o *accountOptions) open(term terminal, server string, shown func(url strin
 	if err != nil {
 		return opened{}, err
 	}
-	base, err := o.transport()
+	base, err := o.network.transport()
 	if err != nil {
 		return opened{}, err
 	}
@@ -97,9 +106,8 @@ func (o *accountOptions) open(term terminal, server string, shown func(url strin
 				shown(url)
 			}
 		},
-		Notice: func(text string) {
-			_, _ = fmt.Fprintln(term.err, "note: "+harmless(text)) // a closed stderr must not stop the sign-in
-		},
+		Notice: func(text string) { o.note(term, text) },
+		Logger: o.log,
 	}
 	if err := o.signIn.apply(&options, newEnvironment()); err != nil {
 		return opened{}, err
@@ -117,27 +125,6 @@ func (o *accountOptions) open(term terminal, server string, shown func(url strin
 		return opened{}, usageError{err}
 	}
 	return opened{client, base, record.Note()}, nil
-}
-
-// transport is the base of all requests, with the authorities of --ca-file.
-func (o *accountOptions) transport() (*http.Transport, error) {
-	base := transport.DefaultTransport()
-	if o.CAFile == "" {
-		return base, nil
-	}
-	pem, err := os.ReadFile(o.CAFile)
-	if err != nil {
-		return nil, withHint(fmt.Errorf("read --ca-file: %w", err), "name a readable PEM file")
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool() // the file's authorities alone
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, withHint(fmt.Errorf("read --ca-file: no certificate in %q", o.CAFile), "name a file with BEGIN CERTIFICATE blocks")
-	}
-	base.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	return base, nil
 }
 
 // serverURL checks a server's URL as typed.
@@ -178,7 +165,7 @@ func (o *accountOptions) accounts(ctx context.Context, term terminal, server str
 	if err != nil {
 		return nil, err
 	}
-	base, err := o.transport()
+	base, err := o.network.transport()
 	if err != nil {
 		return nil, err
 	}

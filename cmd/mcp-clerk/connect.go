@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,10 +15,10 @@ import (
 
 type connectOptions struct {
 	accountOptions
-	URL     string
-	Headers []string
-	resume  []string // the command line that takes over a sign-in
-	term    terminal
+	URL    string
+	relay  relayOptions
+	resume []string // the command line that takes over a sign-in
+	term   terminal
 }
 
 func newConnectCmd(term terminal) *cobra.Command {
@@ -50,7 +50,7 @@ command that opens the sign-in page.`,
 	}
 	f := cmd.Flags()
 	opts.bindSignIn(f)
-	f.StringArrayVar(&opts.Headers, "header", nil, `header for every request to the server, as "Name: value"; ${NAME} is taken from the environment (repeatable)`)
+	opts.relay.bind(f)
 	return cmd
 }
 
@@ -64,13 +64,24 @@ func urlAndPort(cmd *cobra.Command, args []string) error {
 }
 
 func runConnect(ctx context.Context, opts connectOptions) (err error) {
-	header, err := headers(opts.Headers, os.LookupEnv)
-	if err != nil {
-		return err
-	}
 	server, err := opts.serverURL(opts.URL)
 	if err != nil {
 		return err
+	}
+	o := bridge.Options{URL: server, DumpTo: opts.term.err}
+	if err := opts.relay.apply(&o); err != nil {
+		return err
+	}
+	opts.quiet = opts.relay.Silent
+	if opts.relay.Debug {
+		log, failed := openDebugLog(opts.StateDir, server)
+		if failed != nil {
+			return failed
+		}
+		defer func() { err = errors.Join(err, log.Close()) }()
+		opts.note(opts.term, "the debug log is "+log.Path)
+		opts.log, o.Log, o.DumpTo = log.Logger, log.Logger, io.MultiWriter(log, opts.term.err)
+		log.Info("connect", "version", currentVersion(), "server", server, "pid", os.Getpid())
 	}
 	shown := newShownSignIn()
 	account, err := opts.open(opts.term, server, shown.begin)
@@ -85,26 +96,21 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 		return err
 	}
 	defer restore()
-	err = bridge.Run(ctx, bridge.Options{
-		Stdin:      opts.term.in,
-		Stdout:     stdout,
-		URL:        server,
-		HTTPClient: &http.Client{Transport: account.base},
-		Header:     header,
-		Authorizer: shown,
-		SignInURL:  shown.current,
-		SignIns:    shown.begun,
-		Kept:       account.note.Read,
-		Keep: func(result []byte) {
-			_ = account.note.Write(result) // the next start is told less, and nothing else happens
-		},
-		LoginCommand: opts.loginCommand(server),
-		Name:         "mcp-clerk",
-		Version:      currentVersion(),
-	})
+	var stop func()
+	o.Dump, stop = dumpSignals()
+	defer stop()
+	o.Stdin, o.Stdout = opts.term.in, stdout
+	o.HTTPClient = &http.Client{Transport: account.base, Jar: opts.relay.jar()}
+	o.Authorizer, o.SignInURL, o.SignIns, o.LoginCommand = shown, shown.current, shown.begun, opts.loginCommand(server)
+	o.Kept = account.note.Read
+	o.Keep = func(result []byte) {
+		_ = account.note.Write(result) // the next start is told less, and nothing else happens
+	}
+	o.Name, o.Version = "mcp-clerk", currentVersion()
+	err = bridge.Run(ctx, o)
 	if client.SigningIn() {
 		if err := detach(opts.resume); err != nil {
-			_, _ = fmt.Fprintf(opts.term.err, "note: the sign-in waits until this account is used again: %v\n", err)
+			opts.note(opts.term, "the sign-in waits until this account is used again: "+err.Error())
 		}
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -120,64 +126,6 @@ func (o *accountOptions) loginCommand(server string) string {
 		command += " --profile " + o.Profile
 	}
 	return command
-}
-
-// headers reads "Name: value" lines. ${NAME} in a value stands for the
-// environment's, so that no secret needs to be on the command line.
-func headers(lines []string, lookup func(string) (string, bool)) (http.Header, error) {
-	header := http.Header{}
-	for _, line := range lines {
-		name, value, ok := strings.Cut(line, ":")
-		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
-		if !ok || !validHeaderName(name) {
-			return nil, usagef("a --header is not of the form %q", "Name: value")
-		}
-		var missing []string
-		value = expand(value, func(variable string) string {
-			v, ok := lookup(variable)
-			if !ok {
-				missing = append(missing, variable)
-			}
-			return v
-		})
-		if len(missing) > 0 {
-			return nil, usagef("--header %s: the environment has no %s", name, strings.Join(missing, ", "))
-		}
-		if strings.ContainsAny(value, "\r\n\x00") {
-			return nil, usagef("--header %s: its value has a line break", name)
-		}
-		header.Add(name, value)
-	}
-	return header, nil
-}
-
-// expand replaces each ${NAME}; a dollar sign elsewhere is one.
-func expand(s string, lookup func(string) string) string {
-	var b strings.Builder
-	for {
-		before, rest, ok := strings.Cut(s, "${")
-		b.WriteString(before)
-		if !ok {
-			return b.String()
-		}
-		name, after, ok := strings.Cut(rest, "}")
-		if !ok {
-			b.WriteString("${" + rest)
-			return b.String()
-		}
-		b.WriteString(lookup(name))
-		s = after
-	}
-}
-
-// validHeaderName checks for a token of RFC 9110 section 5.6.2.
-func validHeaderName(name string) bool {
-	for _, c := range []byte(name) {
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
-			return false
-		}
-	}
-	return name != ""
 }
 
 // claimStdout keeps the real standard output for the bridge and points the

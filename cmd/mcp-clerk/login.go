@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/credstore"
 	"github.com/mcp-clerk/mcp-clerk/internal/oauthclient"
 )
 
@@ -118,6 +119,8 @@ func whereSecretsLie(s oauthclient.Status) string {
 	switch s.SecretIn {
 	case "keyring":
 		return "tokens are sealed with a key in the system's keyring"
+	case credstore.BackendPassphrase:
+		return "tokens are sealed with a key in a file beside them, and that with your passphrase"
 	case "file":
 		return "tokens are sealed with a key in a file beside them: this machine has no keyring, or none was to be used"
 	}
@@ -138,7 +141,7 @@ func showSignIn(w io.Writer, url, code string, pasting bool) {
 
 func isTerminal(r io.Reader) bool {
 	f, ok := r.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // readLines returns the lines that are typed, until the input ends. The

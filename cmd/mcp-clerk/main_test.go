@@ -77,8 +77,14 @@ func noteWindow() {
 //	kill-server        kill -9 that process
 //	stop-server        SIGTERM, and check that it ends with code 0
 //	exits CODE CMD…    run CMD and check its exit code
+//	device ask         ask for a device code, as a program that speaks RFC 8628
+//	device missing     check that there is no page for that
+//	device approve     as a person at a browser, let the device in
+//	device poll WANT   ask for its tokens: WANT is "tokens" or an error
+//	device refresh     refresh them
 //	bridge start ARGS… start "mcp-clerk connect ARGS…" with open pipes; its
-//	                   standard error goes to the file bridge.stderr
+//	                   standard error goes to the file bridge.stderr, its
+//	                   process is $BRIDGE_PID
 //	bridge login ARGS… the same with "mcp-clerk login ARGS…"
 //	bridge send JSON   write one line to it
 //	bridge paste       write the address that the last command's browser could
@@ -111,6 +117,7 @@ func TestScript(t *testing.T) {
 			"eventually":  cmdEventually,
 			"bridge":      cmdBridge,
 			"clerk":       cmdClerk,
+			"device":      cmdDevice,
 		},
 	})
 }
@@ -124,6 +131,7 @@ type processes struct {
 	bridge *bridgeProcess
 	clerk  *devclerk.Server
 	users  string // URL of the page of serve --dev
+	device deviceProcess
 }
 
 func of(ts *testscript.TestScript) *processes {
@@ -322,6 +330,7 @@ func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		}()
 		p.bridge = &bridgeProcess{cmd, stdin, lines}
+		ts.Setenv("BRIDGE_PID", strconv.Itoa(cmd.Process.Pid))
 	case "send":
 		_, err := io.WriteString(p.bridge.stdin, strings.Join(args[1:], " ")+"\n")
 		ts.Check(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/credstore"
 	"github.com/mcp-clerk/mcp-clerk/internal/oauthclient"
 )
 
@@ -100,6 +101,9 @@ func classify(ctx context.Context, err error, started bool) (code int, hint stri
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return exitInterrupted, ""
+	}
+	if _, ok := errors.AsType[*credstore.PassphraseError](err); ok && hint == "" {
+		hint = "set MCP_CLERK_PASSPHRASE to the passphrase that sealed it; without that, remove the credentials directory and sign in again"
 	}
 	if _, ok := errors.AsType[*net.OpError](err); ok && hint == "" {
 		hint = "check the URL, and that the server runs and can be reached from here"

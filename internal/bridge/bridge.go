@@ -16,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -62,6 +63,18 @@ type Options struct {
 	// RequestTimeout is how long a request may go without any message from the
 	// server that belongs to it (default 10 min).
 	RequestTimeout time.Duration
+	// Strategy is which transports are tried, in which order.
+	Strategy Strategy
+	// Filter says which tools the host may see and call.
+	Filter Filter
+	// PingInterval, if not 0, is how often a session that is open is kept alive
+	// by a ping of the bridge's own.
+	PingInterval time.Duration
+	// BodyTimeout is that of transport.Options.
+	BodyTimeout time.Duration
+	// Dump asks for the state of the bridge, which is written to DumpTo.
+	Dump   <-chan os.Signal
+	DumpTo io.Writer
 	// Log takes what happened, without secrets; nil drops it.
 	Log *slog.Logger
 }
@@ -148,6 +161,8 @@ func Run(ctx context.Context, o Options) error {
 		defer close(read)
 		ended = b.readAll()
 	}()
+	b.background(b.dumps)
+	b.background(b.keepAlive)
 	var result error
 	var deadline time.Time
 	select {
@@ -202,7 +217,7 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 	spool := transport.NewSpool("")
 	client, err := transport.NewClient(transport.Options{
 		URL: o.URL, HTTPClient: o.HTTPClient, Authorizer: o.Authorizer, Header: o.Header,
-		UserAgent: o.Name + "/" + o.Version, MaxMessage: o.MaxMessage, Spool: spool, Log: o.Log,
+		UserAgent: o.Name + "/" + o.Version, MaxMessage: o.MaxMessage, Spool: spool, BodyTimeout: o.BodyTimeout, Log: o.Log,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -248,6 +263,7 @@ func (b *bridge) read(raw []byte, of *batch) {
 		b.reply(of, jsonrpc.NewError(e.ID, e.Code, e.Message, nil))
 		return
 	}
+	b.trace("from the host", m)
 	switch m.Method {
 	case methodInitialize, methodReady, methodCancelled: // kept for longer than this message is dealt with
 		m, err = b.loaded(m)
@@ -265,6 +281,13 @@ func (b *bridge) read(raw []byte, of *batch) {
 		b.reply(of, jsonrpc.NewError(m.ID, jsonrpc.CodeInvalidRequest, "initialize must not be part of a batch", nil))
 	default:
 		b.request(m, of)
+	}
+}
+
+// trace notes that a message passes, nothing of what it says.
+func (b *bridge) trace(where string, m *jsonrpc.Message) {
+	if b.log.Enabled(b.life, slog.LevelDebug) {
+		b.log.Debug(where, "method", m.Method, "id", shorten(m.ID), "error", m.Error != nil, "bytes", len(m.Raw))
 	}
 }
 

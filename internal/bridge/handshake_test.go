@@ -434,6 +434,7 @@ func TestAHostThatOpensURLsIsOfferedTheSignIn(t *testing.T) {
 				o.Authorizer, o.SignInURL, o.SignIns = who, who.signInURL, signIns
 				h := start(t, o)
 				h.send(tc.initialize)
+				synctest.Wait() // the sign-in is the host's request's doing
 				signIns <- who.url
 				h.next() // the promise, with nothing before it
 				h.quiet(time.Second)

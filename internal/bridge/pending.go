@@ -25,6 +25,7 @@ type pending struct {
 	end    context.CancelCauseFunc
 	timer  *time.Timer // nil: none
 
+	began     time.Time
 	started   atomic.Bool // the server may have seen it
 	cancelled atomic.Bool // the host wants nothing of it any more
 	told      atomic.Bool // the server has been sent the cancellation
@@ -34,7 +35,7 @@ type pending struct {
 
 // add makes a pending request of m, or answers it with an error and returns nil.
 func (b *bridge) add(m *jsonrpc.Message, of *batch) *pending {
-	p := &pending{b: b, m: m, key: jsonrpc.IDKey(m.ID), batch: of, modern: transport.IsModern(m), listen: m.Method == methodListen}
+	p := &pending{b: b, m: m, key: jsonrpc.IDKey(m.ID), batch: of, modern: transport.IsModern(m), listen: m.Method == methodListen, began: time.Now()}
 	p.ctx, p.end = context.WithCancelCause(b.life)
 	b.mu.Lock()
 	_, twice := b.pending[p.key]
@@ -99,6 +100,11 @@ func (b *bridge) fail(p *pending, err error) {
 
 // request relays one request other than initialize.
 func (b *bridge) request(m *jsonrpc.Message, of *batch) {
+	if err := b.o.Filter.refuses(m); err != nil {
+		b.spool.Release(m.Raw)
+		b.reply(of, jsonrpc.NewError(m.ID, jsonrpc.CodeInvalidParams, err.Error(), local{From: b.o.Name}))
+		return
+	}
 	p := b.add(m, of)
 	if p == nil {
 		b.spool.Release(m.Raw)
@@ -226,6 +232,7 @@ func (p *pending) release() {
 // is nil, on none of a request. An error means that the host does not read any
 // more.
 func (b *bridge) deliver(p *pending, m *jsonrpc.Message) error {
+	b.trace("from the server", m)
 	if p != nil && p.cancelled.Load() {
 		return nil
 	}
@@ -242,6 +249,12 @@ func (b *bridge) deliver(p *pending, m *jsonrpc.Message) error {
 		if q != p {
 			defer q.end(errAnswered) // it came on another stream than its own
 		}
+		shown, err := b.filtered(q, m)
+		if err != nil {
+			b.reply(q.batch, b.failure(m.ID, q.m.Method, err))
+			return nil
+		}
+		m = shown
 		if q.batch != nil {
 			raw, err := b.spool.Load(m.Raw) // the batch is written later
 			if err != nil {

@@ -83,14 +83,17 @@ func readFile(path string) ([]byte, error) {
 // writeFile replaces path as a whole: a reader sees the old file or the new
 // one, also after a crash.
 func writeFile(path string, data []byte) error {
+	failpoint("before-write")
 	temp, err := writeTemp(path, data)
 	if err != nil {
 		return err
 	}
+	failpoint("before-rename")
 	if err := rename(temp, path); err != nil {
 		_ = os.Remove(temp) // swept later if it stays
 		return err
 	}
+	failpoint("after-rename")
 	return syncDir(filepath.Dir(path))
 }
 

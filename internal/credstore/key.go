@@ -100,7 +100,9 @@ func (s *Store) sealingKey(ctx context.Context, forWrite bool) ([]byte, error) {
 		settled = true
 	}
 	// Said when it is decided; every later start would only repeat it.
-	if place.Fallback && settled {
+	if place.Fallback && settled && s.pass != "" {
+		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, sealed with your passphrase", s.keyPath()))
+	} else if place.Fallback && settled {
 		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, readable by your user only", s.keyPath()))
 	}
 	s.key, s.keyID = key, place.KeyID
@@ -211,7 +213,7 @@ func (s *Store) hasKeyFile() bool {
 func (s *Store) fileKey() ([]byte, error) {
 	key, err := s.readKey()
 	if err == nil {
-		return key, nil
+		return key, s.reseal(key)
 	}
 	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errBadKey) {
 		return nil, err
@@ -220,7 +222,11 @@ func (s *Store) fileKey() ([]byte, error) {
 	if errors.Is(err, errBadKey) {
 		return key, s.writeKey(key)
 	}
-	err = writeNew(s.keyPath(), encodeKey(key))
+	content, sealErr := sealKey(key, s.pass)
+	if sealErr != nil {
+		return nil, sealErr
+	}
+	err = writeNew(s.keyPath(), content)
 	if errors.Is(err, fs.ErrExist) {
 		return s.readKey() // another process was first
 	}
@@ -237,6 +243,13 @@ func (s *Store) readKey() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
 	}
+	if isSealedKey(raw) {
+		key, err := openKey(raw, s.keyPath(), s.pass)
+		if err != nil {
+			return nil, fmt.Errorf("read %q: %w", s.keyPath(), err)
+		}
+		return key, nil
+	}
 	key, err := hex.DecodeString(string(bytes.TrimSpace(raw)))
 	if err != nil || len(key) != keySize {
 		return nil, fmt.Errorf("read %q: %w", s.keyPath(), errBadKey)
@@ -244,8 +257,23 @@ func (s *Store) readKey() ([]byte, error) {
 	return key, nil
 }
 
+// reseal seals a key that lies open, now that there is a passphrase.
+func (s *Store) reseal(key []byte) error {
+	if s.pass == "" {
+		return nil
+	}
+	if raw, err := readFile(s.keyPath()); err != nil || isSealedKey(raw) {
+		return err
+	}
+	return s.writeKey(key)
+}
+
 func (s *Store) writeKey(key []byte) error {
-	if err := writeFile(s.keyPath(), encodeKey(key)); err != nil {
+	content, err := sealKey(key, s.pass)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(s.keyPath(), content); err != nil {
 		return fmt.Errorf("save key: %w", err)
 	}
 	return nil

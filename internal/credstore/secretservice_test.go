@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -139,6 +140,31 @@ func TestRealSecretService(t *testing.T) {
 				t.Errorf("a new state directory: %v: %s", err, out)
 			}
 		})
+	})
+	t.Run("hanging", func(t *testing.T) {
+		daemon := s.keyring(t, "a password")
+		if err := daemon.Process.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		within(t, 40*time.Second, func() {
+			out, err := s.process(t, dir, credstore.ModeAuto, "load")
+			if err == nil || !strings.Contains(out, "keyring") {
+				t.Errorf("what the keyring seals: %v: %s", err, out)
+			}
+			out, err = s.process(t, t.TempDir(), credstore.ModeAuto, "save token")
+			if err != nil || !strings.Contains(out, "saved: true backend: file") || strings.Count(out, "warn:") != 1 {
+				t.Errorf("a new state directory: %v: %s", err, out)
+			}
+		})
+		// It comes to: what it seals is there as before.
+		if err := daemon.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := s.process(t, dir, credstore.ModeAuto, "load"); err != nil || !strings.Contains(out, `data: "token2" backend: keyring`) {
+			t.Errorf("afterwards: %v: %s", err, out)
+		}
+		daemon.Process.Kill()
+		daemon.Wait()
 	})
 	t.Run("missing", func(t *testing.T) {
 		within(t, 20*time.Second, func() {

@@ -4,7 +4,7 @@
 // record files, and the locks between processes. It knows bytes, not OAuth:
 // what is inside a record is its caller's business.
 //
-// It imports no other room.
+// Of the project's packages it imports secret only.
 //
 // The one invariant: at any moment one place, named by the file "backend",
 // holds the one key that seals every record of a state directory; no process
@@ -23,6 +23,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/secret"
 )
 
 // Modes of Options.Mode.
@@ -36,6 +38,8 @@ const (
 const (
 	BackendKeyring = "keyring"
 	BackendFile    = "file"
+	// BackendPassphrase is a file that is sealed with Options.Passphrase.
+	BackendPassphrase = "passphrase"
 )
 
 // Options say where records live and where their key does.
@@ -43,6 +47,9 @@ type Options struct {
 	Dir  string       // state directory; "" is DefaultDir()
 	Mode string       // ModeAuto (also ""), ModeKeyring or ModeFile
 	Warn func(string) // told once of each thing a person should know; may be nil
+	// Passphrase seals the key where it lies in a file; "" leaves it readable to
+	// whoever can read the file.
+	Passphrase secret.String
 }
 
 // Store is the set of records in one state directory. It is safe for
@@ -51,6 +58,7 @@ type Store struct {
 	dir  string // <state>/credentials
 	mode string
 	warn func(string)
+	pass secret.String
 
 	keyMu sync.Mutex // serialises the search for the key within the process
 	key   []byte     // nil until it is known
@@ -85,6 +93,7 @@ func Open(o Options) (*Store, error) {
 		dir:    filepath.Join(dir, "credentials"),
 		mode:   o.Mode,
 		warn:   o.Warn,
+		pass:   o.Passphrase,
 		warned: map[string]bool{},
 	}, nil
 }
@@ -92,12 +101,16 @@ func Open(o Options) (*Store, error) {
 // Dir returns the folder that holds the records.
 func (s *Store) Dir() string { return s.dir }
 
-// Backend names the place of the key, BackendKeyring or BackendFile, and ""
-// while no key was made yet.
+// Backend names the place of the key, and "" while no key was made yet.
 func (s *Store) Backend() string {
 	m, err := s.readMarker()
 	if err != nil || m == nil {
 		return ""
+	}
+	if m.Backend == BackendFile {
+		if raw, err := readFile(s.keyPath()); err == nil && isSealedKey(raw) {
+			return BackendPassphrase
+		}
 	}
 	return m.Backend
 }

@@ -85,7 +85,8 @@ func Parse(raw []byte, lim Limits) (*Message, error) {
 	m := &Message{Raw: raw}
 	var version json.RawMessage
 	var methodToken json.RawMessage
-	s := scanner{b: raw, max: lim.depth(), strict: lim.Strict}
+	var keys [16][]byte
+	s := scanner{b: raw, max: lim.depth(), strict: lim.Strict, keys: keys[:0]}
 	var err error
 	if len(raw) > 0 && raw[0] == '{' {
 		err = s.object(func(key, val []byte) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -26,6 +27,7 @@ type fetcher struct {
 	transport    *http.Transport
 	server       *url.URL
 	allowPrivate bool
+	log          *slog.Logger
 	lookup       func(ctx context.Context, host string) ([]netip.Addr, error)
 
 	mu     sync.Mutex
@@ -40,7 +42,7 @@ func newFetcher(o Options, server *url.URL) *fetcher {
 	if base == nil {
 		base = &http.Transport{Proxy: http.ProxyFromEnvironment}
 	}
-	f := &fetcher{transport: base.Clone(), server: server, allowPrivate: o.AllowPrivate, lookup: o.LookupIP}
+	f := &fetcher{transport: base.Clone(), server: server, allowPrivate: o.AllowPrivate, log: o.Logger, lookup: o.LookupIP}
 	if f.lookup == nil {
 		f.lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -173,6 +175,7 @@ func (f *fetcher) do(ctx context.Context, method, target string, body []byte, co
 			return nil, &privateAddressError{host: u.Host}
 		}
 	}
+	start := time.Now()
 	resp, err := f.client.Do(req)
 	if err != nil {
 		// *url.Error repeats the URL with its query; the cause is enough.
@@ -180,9 +183,11 @@ func (f *fetcher) do(ctx context.Context, method, target string, body []byte, co
 		if errors.As(err, &urlErr) {
 			err = urlErr.Err
 		}
+		f.log.Debug("request failed", "method", method, "url", displayURL(u), "took", time.Since(start), "error", err.Error())
 		return nil, fmt.Errorf("%s %q: %w", method, displayURL(u), err)
 	}
 	defer resp.Body.Close()
+	f.log.Debug("request", "method", method, "url", displayURL(u), "status", resp.StatusCode, "took", time.Since(start))
 	read, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	if err != nil {
 		return nil, fmt.Errorf("read answer of %q: %w", displayURL(u), err)

@@ -59,7 +59,7 @@ func (c *Client) signIn(ctx context.Context, req signInRequest) error {
 			return pending.failure(c)
 		}
 	}
-	if pending.underWay(c.opts.Now()) && containsAll(pending.Scopes, req.stepUp) {
+	if pending.underWay(c.opts.Now()) && containsAll(pending.Scopes, req.stepUp) && (pending.DeviceCode != "") == (c.opts.Flow == FlowDevice) {
 		if pending.DeviceCode != "" {
 			c.log.Info("going on with a sign-in that another process began", "server", c.display())
 			return c.finishDevice(ctx, req, pending)

@@ -38,6 +38,8 @@ type Options struct {
 	MaxMessage int
 	// Spool keeps large messages out of memory; nil leaves them there.
 	Spool *Spool
+	// BodyTimeout is the longest gap within an answer, streams included; 0: none.
+	BodyTimeout time.Duration
 	// Log takes what happened, without any header value; nil drops it.
 	Log *slog.Logger
 }
@@ -51,6 +53,7 @@ type Client struct {
 	authorizer Authorizer
 	header     http.Header
 	max        int
+	bodyGap    time.Duration
 	spool      *Spool
 	buffers    sync.Pool // of *[]byte, for reading bodies
 	log        *slog.Logger
@@ -108,6 +111,7 @@ func NewClient(o Options) (*Client, error) {
 		header:     o.Header.Clone(),
 		max:        o.MaxMessage,
 		spool:      o.Spool,
+		bodyGap:    o.BodyTimeout,
 		log:        o.Log,
 	}
 	if c.header == nil {
@@ -290,15 +294,54 @@ func (c *Client) attempt(ctx context.Context, x exchange, token string) (resp *h
 	if c.idle.expired(time.Now()) {
 		c.http.CloseIdleConnections()
 	}
+	start := time.Now()
 	resp, err = c.http.Do(req.WithContext(ctx))
 	c.idle.used(resp, time.Now())
 	if err != nil {
 		if u, ok := errors.AsType[*url.Error](err); ok {
 			err = u.Err // the URL's query is nobody's business
 		}
+		c.log.Debug("request failed", "method", x.method, "host", c.Host(), "took", time.Since(start), "sent", begun.Load(), "error", err.Error())
 		return nil, begun.Load(), err
 	}
+	if c.log.Enabled(ctx, slog.LevelDebug) {
+		c.log.Debug("request", "method", x.method, "host", c.Host(), "bytes", size, "status", resp.StatusCode, "type", mediaType(resp), "took", time.Since(start))
+	}
+	if c.bodyGap > 0 {
+		resp.Body = newTimedBody(resp.Body, c.bodyGap)
+	}
 	return resp, true, nil
+}
+
+// timedBody ends an answer that stands still for too long.
+type timedBody struct {
+	body  io.ReadCloser
+	gap   time.Duration
+	timer *time.Timer
+	late  atomic.Bool
+}
+
+func newTimedBody(body io.ReadCloser, gap time.Duration) *timedBody {
+	b := &timedBody{body: body, gap: gap}
+	b.timer = time.AfterFunc(gap, func() {
+		b.late.Store(true)
+		_ = body.Close()
+	})
+	return b
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	b.timer.Reset(b.gap)
+	n, err := b.body.Read(p)
+	if err != nil && b.late.Load() {
+		err = fmt.Errorf("no byte of the answer within %s", b.gap)
+	}
+	return n, err
+}
+
+func (b *timedBody) Close() error {
+	b.timer.Stop()
+	return b.body.Close()
 }
 
 // idleGuard keeps requests off connections that the server is about to close.

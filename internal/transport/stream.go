@@ -71,6 +71,9 @@ func (c *Client) post(ctx context.Context, call *Call, header http.Header) (*htt
 	if authorizing == nil {
 		authorizing = func(bool) {}
 	}
+	if call.Quiet {
+		authorizing = nil
+	}
 	return c.send(ctx, exchange{
 		method: http.MethodPost, header: header, body: call.Message.Raw,
 		started: call.started, authorizing: authorizing,

@@ -55,6 +55,9 @@ type Call struct {
 	// Authorizing is called with true when the call begins to wait for the
 	// Authorizer, and with false when that wait is over. Nil is allowed.
 	Authorizing func(waiting bool)
+	// Quiet calls are not worth a sign-in: the Authorizer is not asked about a
+	// refusal, which comes back as a *StatusError.
+	Quiet bool
 }
 
 func (c *Call) deliver(m *jsonrpc.Message) error {

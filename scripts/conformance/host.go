@@ -53,7 +53,7 @@ type toolCall struct {
 // error that it is answered with. What the server asks it answers at once.
 func host(ctx context.Context, server string) (err error) {
 	state, scenario := os.Getenv(hostState), os.Getenv("MCP_CONFORMANCE_SCENARIO")
-	if err := os.MkdirAll(state, 0o700); err != nil {
+	if err := os.MkdirAll(state, 0o700); err != nil { //nolint:gosec // a directory of ours
 		return fmt.Errorf("make the state directory: %w", err)
 	}
 	var given suiteContext
@@ -67,7 +67,7 @@ func host(ctx context.Context, server string) (err error) {
 	switch {
 	case given.PrivateKey != "":
 		key := filepath.Join(state, "key.pem")
-		if err := os.WriteFile(key, []byte(given.PrivateKey), 0o600); err != nil {
+		if err := os.WriteFile(key, []byte(given.PrivateKey), 0o600); err != nil { //nolint:gosec // below it
 			return fmt.Errorf("keep the client's key: %w", err)
 		}
 		args = append(args, "--client-credentials", "--client-id", given.ClientID, "--client-key-file", key)

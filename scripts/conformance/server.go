@@ -22,11 +22,33 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
 )
 
-// serverScenarios returns the part that runs the scenarios which a revision
-// requires, with those that it lists without scoring them, against the server
-// with the suite's fixtures. The suite knows no sign-in there: a proxy between
-// the two has signed in and adds the token.
-func serverScenarios(revision string) func(context.Context, *bench) ([]scenario, error) {
+// selection is a choice of server scenarios: the suite that has them, the
+// arguments by which it makes the choice, and their names.
+type selection func(context.Context, suite) (of suite, args, names []string, err error)
+
+// required are the scenarios that a revision requires, with those that it lists
+// without scoring them.
+func required(revision string) selection {
+	return func(_ context.Context, s suite) (suite, []string, []string, error) {
+		names, err := s.required(revision)
+		return s, []string{"--requirements", revision}, names, err
+	}
+}
+
+// everythingOf is what another release of the suite has for servers, what it
+// calls pending included.
+func everythingOf(release string) selection {
+	return func(ctx context.Context, s suite) (suite, []string, []string, error) {
+		s = s.at(release)
+		names, err := s.scenarios(ctx, "server")
+		return s, []string{"--suite", "all"}, names, err
+	}
+}
+
+// serverScenarios returns the part that runs the chosen scenarios against the
+// server with the suite's fixtures. The suite knows no sign-in there: a proxy
+// between the two has signed in and adds the token.
+func serverScenarios(choose selection) func(context.Context, *bench) ([]scenario, error) {
 	return func(ctx context.Context, b *bench) (found []scenario, err error) {
 		srv, err := startFixtures(ctx, b)
 		if err != nil {
@@ -42,12 +64,12 @@ func serverScenarios(revision string) func(context.Context, *bench) ([]scenario,
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
-		names, err := b.suite.required(revision)
+		chosen, args, names, err := choose(ctx, b.suite)
 		if err != nil {
 			return nil, err
 		}
 		out := filepath.Join(b.dir, "results")
-		cmd := b.suite.command(ctx, "server", "--url", front+"/mcp", "--requirements", revision, "--output-dir", out)
+		cmd := chosen.command(ctx, append([]string{"server", "--url", front + "/mcp", "--output-dir", out}, args...)...)
 		text, runErr := cmd.CombinedOutput()
 		// Its exit code says less than its results.
 		if found, err = results(out, names); err != nil {
