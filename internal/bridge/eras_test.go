@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
@@ -627,4 +628,46 @@ func TestChangesGoOnForALegacyHost(t *testing.T) {
 	h.handshake()
 	s.listen <- `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`
 	want(t, h.next(), `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`)
+}
+
+// A server that restarts forgets what its sessions were subscribed to.
+func TestSubscriptionsOutliveARestart(t *testing.T) {
+	s := &remote{}
+	h := start(t, bridge.Options{URL: serve(t, legacyOnly(s))})
+	want(t, h.call(modernCall(1, "subscriptions/listen", `"notifications":{"resourceSubscriptions":["x:a"]}`)),
+		`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":1},"notifications":{"resourceSubscriptions":["x:a"]}}}`)
+	s.restart()
+	want(t, h.call(modernCall(2, "x/y", "")), `{"jsonrpc":"2.0","id":2,"result":{"resultType":"complete"}}`)
+	for deadline := time.Now().Add(40 * time.Second); len(s.bodies("resources/subscribe")) < 2; {
+		if time.Now().After(deadline) {
+			t.Fatal("the new session is not subscribed")
+		}
+		time.Sleep(time.Millisecond) // until the server has it
+	}
+}
+
+// What the bridge asks a server on its own account does not hold up the host for
+// ever.
+func TestAServerThatDoesNotSetItsLogLevel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &remote{}
+		s.handle = func(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message) {
+			if m.Method == "logging/setLevel" {
+				<-r.Context().Done()
+				return
+			}
+			answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
+		}
+		o, _ := inMemory(t, legacyOnly(s))
+		h := start(t, o)
+		began := time.Now()
+		want(t, h.call(request(1, "x/y", `{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/logLevel":"debug"}}`)),
+			`{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete"}}`)
+		if waited := time.Since(began); waited < time.Minute || waited > 2*time.Minute {
+			t.Errorf("the host waited for %v", waited)
+		}
+		if err := h.end(); err != nil {
+			t.Error(err)
+		}
+	})
 }
