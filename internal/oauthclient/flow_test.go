@@ -417,6 +417,60 @@ func TestPastedAnswer(t *testing.T) {
 	}
 }
 
+// The process that listens may be another one, which nobody can type at: a
+// host's. What is pasted into "login" reaches it.
+func TestPastedAnswerReachesTheProcessThatListens(t *testing.T) {
+	s := newSite(t)
+	o := options(t, s.URL+"/mcp", t.TempDir())
+	opened := make(chan string, 1)
+	o.OpenURL = func(target string) error { opened <- target; return nil }
+	host := newClient(t, o)
+	done := make(chan error, 2)
+	go func() {
+		done <- host.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{})
+	}()
+	u, err := url.Parse(<-opened)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &waiting{site: s, auth: u.Query()}
+
+	lines, shown, notices := make(chan string), make(chan string, 1), make(chan string, 1)
+	o.OpenURL, o.Pasted = closed(t), lines
+	o.Prompt, o.Notice = func(u, _ string) { shown <- u }, func(text string) { notices <- text }
+	login := newClient(t, o)
+	go func() { done <- login.SignIn(context.WithoutCancel(t.Context())) }()
+	if got := <-shown; got != u.String() {
+		t.Errorf("shown %q, want that of the process that listens", got)
+	}
+	say := func(line string) {
+		t.Helper()
+		select {
+		case lines <- line:
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody reads what is pasted")
+		}
+	}
+	say("?state=guessed&code=x")
+	select {
+	case text := <-notices:
+		if !strings.Contains(text, "not the address") {
+			t.Errorf("said %q", text)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a wrong address was taken")
+	}
+	say(w.auth.Get("redirect_uri") + "?" + url.Values{"code": {w.code()}, "state": w.auth["state"], "iss": {s.URL}}.Encode())
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.count("POST /token"); n != 1 {
+		t.Errorf("%d token requests", n)
+	}
+}
+
 // The answer of another issuer is refused however it comes (RFC 9207).
 func TestPastedAnswerOfAnotherIssuer(t *testing.T) {
 	s := newSite(t)
