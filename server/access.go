@@ -202,6 +202,13 @@ func (a *access) needs() []string {
 // checkStanding refuses a caller who is known to be banned or gone. Who cannot
 // be asked about is neither: without roles, being signed in is all there is.
 func (s *Server) checkStanding(ctx context.Context, x *exchange) error {
+	if user, err, known := s.known(ctx); known {
+		x.remember(user, err)
+		if errors.Is(err, identity.ErrInvalidToken) {
+			return err
+		}
+		return nil
+	}
 	if time.Now().UnixNano() < s.noStanding.Load() {
 		return nil
 	}
@@ -240,14 +247,38 @@ func (s *Server) prepareList(ctx context.Context, x *exchange) error {
 	return nil
 }
 
-// current is the caller as Clerk knows them now. A deleted or banned user's
+// current is the caller as Clerk knows them now, within the organisation that
+// their grant is for. A deleted or banned user's
 // token is worth nothing any more, which the error says by ErrInvalidToken.
 func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	p := identity.FromContext(ctx)
 	if p == nil {
 		return nil, fmt.Errorf("no principal: %w", identity.ErrInvalidToken)
 	}
+	if user, err, known := s.known(ctx); known {
+		return user, err
+	}
 	user, err := s.clerk.User(ctx, p.Subject)
+	return s.judged(p, user, err)
+}
+
+// known is current without asking Clerk: what is still remembered of the caller.
+func (s *Server) known(ctx context.Context) (_ *identity.User, err error, known bool) { //nolint:revive // the error is the answer
+	p := identity.FromContext(ctx)
+	if p == nil {
+		return nil, nil, false
+	}
+	user, err, known := s.clerk.Known(p.Subject)
+	if !known {
+		return nil, nil, false
+	}
+	found, err := s.judged(p, user, err)
+	return found, err, true
+}
+
+// judged is what Clerk says of p's user, within p's organisation.
+func (s *Server) judged(p *identity.Principal, user identity.User, err error) (*identity.User, error) {
+	user = s.clerk.Within(user, p.Organization)
 	if err := s.refusal(p.Subject, &user, err); err != nil {
 		return nil, err
 	}
@@ -279,6 +310,7 @@ func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal
 		return nil, err
 	}
 	if user, err, known := v.server.clerk.Known(p.Subject); known {
+		user = v.server.clerk.Within(user, p.Organization)
 		if err := v.server.refusal(p.Subject, &user, err); errors.Is(err, identity.ErrInvalidToken) {
 			return nil, err
 		}

@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/tools"
@@ -10,6 +12,9 @@ import (
 
 // BuiltinTools says how the tools that come with the server work.
 type BuiltinTools struct {
+	// Public are those that anybody may call, signed in or not, which goes with
+	// Options.Public; see CheckPublicTools.
+	Public []string
 	// ImageRoles are the roles that may use generateImage; nil: DefaultImageRoles.
 	ImageRoles []string
 	// Image makes the pictures. The zero value makes none: generateImage then
@@ -48,11 +53,34 @@ func workersAI(base, accountID string, token Secret, client *http.Client) ImageP
 // pictures made for a user whose role allows that.
 const ScopeImages = "mcp:images"
 
+// CheckPublicTools refuses the names of built-in tools that are none, or that
+// need to know who calls.
+func CheckPublicTools(names []string) error {
+	for _, name := range names {
+		switch name {
+		case "add":
+		case "userInfo", "generateImage":
+			return fmt.Errorf("%s needs to know who calls", name)
+		default:
+			return fmt.Errorf("there is no built-in tool %q", name)
+		}
+	}
+	return nil
+}
+
 // AddBuiltinTools adds add and userInfo, for every signed-in user, and
-// generateImage, for the roles that o names and tokens with ScopeImages.
+// generateImage, for the roles that o names and tokens with ScopeImages. It
+// panics when a tool that o makes public cannot be.
 func (s *Server) AddBuiltinTools(o BuiltinTools) {
+	if err := CheckPublicTools(o.Public); err != nil {
+		panic("server: public tools: " + err.Error())
+	}
 	tool, h := tools.Add()
-	s.AddTool(tool, h, checksItself)
+	options := []ToolOption{checksItself, Quick()}
+	if slices.Contains(o.Public, "add") {
+		options = append(options, RequireNothing())
+	}
+	s.AddTool(tool, h, options...)
 
 	tool, h = tools.UserInfo(func(ctx context.Context, _ string) (identity.User, error) {
 		user, err := CurrentUser(ctx)

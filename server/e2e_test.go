@@ -369,15 +369,18 @@ func TestACallBeyondTheTokensScopeIsRefusedWithWhatItNeeds(t *testing.T) {
 
 	refused := func(c *client, tool, want string) {
 		t.Helper()
-		params := `{"name":"` + tool + `","arguments":{"prompt":"x"}}`
-		if c.modern {
-			params = c.withMeta(params)
-		}
-		resp := c.post(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":`+params+`}`, tool)
-		defer resp.Body.Close()
-		got := resp.Header.Get("WWW-Authenticate")
-		if resp.StatusCode != http.StatusForbidden || !strings.Contains(got, `error="insufficient_scope"`) || !strings.Contains(got, `scope="`+want+`"`) || !strings.Contains(got, "resource_metadata=") {
-			t.Errorf("%s: %s %q", tool, resp.Status, got)
+		// What stands beside the name, of whatever type, takes nothing from it.
+		for _, beside := range []string{"", `,"uri":5`, `,"ref":"x"`, `,"more":{"name":5}`} {
+			params := `{"name":"` + tool + `","arguments":{"prompt":"x"}` + beside + `}`
+			if c.modern {
+				params = c.withMeta(params)
+			}
+			resp := c.post(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":`+params+`}`, tool)
+			resp.Body.Close()
+			got := resp.Header.Get("WWW-Authenticate")
+			if resp.StatusCode != http.StatusForbidden || !strings.Contains(got, `error="insufficient_scope"`) || !strings.Contains(got, `scope="`+want+`"`) || !strings.Contains(got, "resource_metadata=") {
+				t.Errorf("%s%s: %s %q", tool, beside, resp.Status, got)
+			}
 		}
 	}
 	for era, c := range r.both(admin.Access) {

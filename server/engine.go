@@ -25,7 +25,7 @@ const (
 // newEngine makes mcp-go's server, which knows the protocol's methods. It is
 // used as a function from a message to its response: its transports, sessions
 // and broadcasts are not.
-func (s *Server) newEngine() *mcpserver.MCPServer {
+func (s *Server) newEngine() error {
 	hooks := &mcpserver.Hooks{}
 	hooks.AddAfterListTools(func(ctx context.Context, _ any, _ *mcp.ListToolsRequest, result *mcp.ListToolsResult) {
 		// A list that was made without knowing the caller's roles must not be
@@ -74,7 +74,21 @@ func (s *Server) newEngine() *mcpserver.MCPServer {
 	if s.opts.WebsiteURL != "" {
 		options = append(options, mcpserver.WithWebsiteURL(s.opts.WebsiteURL))
 	}
-	return mcpserver.NewMCPServer(s.opts.Name, s.opts.Version, options...)
+	s.engine = mcpserver.NewMCPServer(s.opts.Name, s.opts.Version, options...)
+	// What the engine gives handlers in their context is the same for all.
+	hooks.AddOnRequestInitialization(func(ctx context.Context, _, _ any) error {
+		s.engineContext = ctx
+		return nil
+	})
+	s.engine.HandleMessage(context.Background(), json.RawMessage(`{"jsonrpc":"2.0","id":0,"method":"ping"}`))
+	hooks.OnRequestInitialization = nil
+	meta := &mcp.Meta{}
+	meta.SetServerInfo(s.implementation())
+	var err error
+	if s.resultMeta, err = json.Marshal(meta); err != nil {
+		return fmt.Errorf("encode what the server says of itself: %w", err)
+	}
+	return nil
 }
 
 // handle answers one message; it is the Handler of the MCP endpoint.
@@ -82,12 +96,12 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 	m := call.Message
 	x := s.newExchange(ctx, call)
 	defer x.finish()
-	ctx = context.WithValue(ctx, exchangeKey{}, x)
+	ctx = exchangeContext{ctx, x}
 	x.ctx = ctx
 
 	switch mcp.MCPMethod(m.Method) {
 	case mcp.MethodToolsCall:
-		x.tool = s.tool(readParams(m.Params).Name)
+		x.tool = s.tool(call.ParamString("name"))
 		refusal, err := s.authorize(ctx, x)
 		if err != nil {
 			return nil, err
@@ -95,7 +109,7 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 		if refusal != nil {
 			return s.result(x, refusal)
 		}
-		if x.tool != nil && call.Modern {
+		if x.tool != nil && x.tool.mirrored && call.Modern {
 			if err := checkParamHeaders(call, x.tool); err != nil {
 				return newError(m.ID, mcp.HEADER_MISMATCH, err.Error(), nil)
 			}
@@ -116,16 +130,21 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 
 	if method := mcp.MCPMethod(m.Method); !call.Modern && (method == methodSubscribe || method == methodUnsubscribe) {
 		// The HTTP layer keeps the subscriptions of a session.
-		if method == methodSubscribe && s.resourceAccess(readParams(m.Params).URI) == nil {
+		if method == methodSubscribe && s.resourceAccess(call.ParamString("uri")) == nil {
 			return s.resourceNotFound(call)
 		}
 		return newResult(m.ID, json.RawMessage(`{}`)), nil
 	}
-	if mcp.MCPMethod(m.Method) == mcp.MethodResourcesRead && s.resourceAccess(readParams(m.Params).URI) == nil {
+	if mcp.MCPMethod(m.Method) == mcp.MethodResourcesRead && s.resourceAccess(call.ParamString("uri")) == nil {
 		return s.resourceNotFound(call)
 	}
-	ctx = mcpserver.WithSupportedProtocolVersions(ctx, call.Versions())
-	response := s.engine.HandleMessage(s.engine.WithContext(ctx, x), m.Raw)
+	ctx = s.engine.WithContext(ctx, x)
+	if x.tool != nil && m.ID != nil {
+		if response, done, err := s.callDirectly(ctx, x); done {
+			return response, err
+		}
+	}
+	response := s.engine.HandleMessage(mcpserver.WithSupportedProtocolVersions(ctx, call.Versions()), m.Raw)
 	if m.ID == nil {
 		return nil, nil
 	}
@@ -169,7 +188,7 @@ func (s *Server) resourceNotFound(call *mcphttp.Call) ([]byte, error) {
 	if call.Modern {
 		code = mcp.INVALID_PARAMS
 	}
-	return newError(call.Message.ID, code, ErrNotFound.Error(), map[string]string{"uri": readParams(call.Message.Params).URI})
+	return newError(call.Message.ID, code, ErrNotFound.Error(), map[string]string{"uri": call.ParamString("uri")})
 }
 
 // listen says which changes a client hears of: those of the lists, and of the
@@ -202,11 +221,14 @@ func (s *Server) listen(ctx context.Context, call *mcphttp.Call, want mcphttp.Fi
 func (s *Server) result(x *exchange, result *mcp.CallToolResult) ([]byte, error) {
 	if x.call.Modern {
 		result.SetResultType(mcp.ResultTypeComplete)
-		result.EnsureResultMeta().SetServerInfo(mcp.Implementation{
-			Name: s.opts.Name, Version: s.opts.Version, Title: s.opts.Title, WebsiteURL: s.opts.WebsiteURL,
-		})
+		result.EnsureResultMeta().SetServerInfo(s.implementation())
 	}
 	return s.encodeResult(x, result)
+}
+
+// implementation is what the server says of itself.
+func (s *Server) implementation() mcp.Implementation {
+	return mcp.Implementation{Name: s.opts.Name, Version: s.opts.Version, Title: s.opts.Title, WebsiteURL: s.opts.WebsiteURL}
 }
 
 func (s *Server) encodeResult(x *exchange, result any) ([]byte, error) {

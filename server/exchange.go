@@ -24,8 +24,9 @@ type exchange struct {
 	ctx    context.Context // of the request
 	call   *mcphttp.Call
 	server *Server
-	id     string
+	id     uint64
 	tool   *registered // that a tools/call names; nil for an unknown one
+	called *outcome    // of that tool, for the engine, which takes it once
 
 	rolesUnknown atomic.Bool // a list was made without them
 
@@ -33,21 +34,44 @@ type exchange struct {
 	token     json.RawMessage
 
 	mu       sync.Mutex
-	lookup   func() (*identity.User, error) // what the first lookup of the caller gave
-	outbox   *outbox                        // of the engine's notifications; nil until there is one
-	over     bool                           // the answer is on its way: nothing may follow
-	refused  error                          // why the caller may not have what the handler would give
-	notFound bool                           // the handler says that there is no such resource
-	missing  map[string]any                 // client capabilities that the tool would need; nil: none
+	caller   caller         // what the first lookup of them gave
+	outbox   *outbox        // of the engine's notifications; nil until there is one
+	over     bool           // the answer is on its way: nothing may follow
+	refused  error          // why the caller may not have what the handler would give
+	notFound bool           // the handler says that there is no such resource
+	missing  map[string]any // client capabilities that the tool would need; nil: none
 }
 
 var exchanges atomic.Uint64
 
 func (s *Server) newExchange(ctx context.Context, call *mcphttp.Call) *exchange {
-	return &exchange{ctx: ctx, call: call, server: s, id: strconv.FormatUint(exchanges.Add(1), 36)}
+	return &exchange{ctx: ctx, call: call, server: s, id: exchanges.Add(1)}
+}
+
+type caller struct {
+	asked bool
+	user  *identity.User
+	err   error
 }
 
 type exchangeKey struct{}
+
+// exchangeContext is the context of an exchange. Behind what the request brings
+// are the values that the engine has for every handler.
+type exchangeContext struct {
+	context.Context
+	x *exchange
+}
+
+func (c exchangeContext) Value(key any) any {
+	if key == (exchangeKey{}) {
+		return c.x
+	}
+	if v := c.Context.Value(key); v != nil {
+		return v
+	}
+	return c.x.server.engineContext.Value(key)
+}
 
 func exchangeFrom(ctx context.Context) *exchange {
 	x, _ := ctx.Value(exchangeKey{}).(*exchange)
@@ -58,10 +82,10 @@ func exchangeFrom(ctx context.Context) *exchange {
 // it rests on one answer.
 func (x *exchange) user(ctx context.Context) (*identity.User, error) {
 	x.mu.Lock()
-	lookup := x.lookup
+	found := x.caller
 	x.mu.Unlock()
-	if lookup != nil {
-		return lookup()
+	if found.asked {
+		return found.user, found.err
 	}
 	user, err := x.server.current(ctx)
 	if ctx.Err() == nil { // else the answer is only this caller's impatience
@@ -80,7 +104,7 @@ func (x *exchange) refuse(err error) {
 func (x *exchange) remember(user *identity.User, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.lookup = func() (*identity.User, error) { return user, err }
+	x.caller = caller{true, user, err}
 }
 
 // The engine's view: mcpserver.ClientSession and its extensions.
@@ -95,7 +119,7 @@ var (
 
 // SessionID is unique to the request: the engine keys cancellations by it, and
 // the ids of requests repeat from client to client.
-func (x *exchange) SessionID() string { return x.id }
+func (x *exchange) SessionID() string { return strconv.FormatUint(x.id, 36) }
 
 func (x *exchange) Initialize()             {}
 func (x *exchange) Initialized() bool       { return true }
@@ -222,10 +246,10 @@ func (o *outbox) deliver(x *exchange, n mcp.JSONRPCNotification) {
 // handler has returned, so nothing that belongs to the request comes later.
 func (x *exchange) finish() {
 	x.mu.Lock()
-	o := x.outbox
+	o, again := x.outbox, x.over
 	x.over = true
 	x.mu.Unlock()
-	if o != nil {
+	if o != nil && !again {
 		close(o.stop)
 		<-o.done
 	}
@@ -255,7 +279,7 @@ func (x *exchange) notify(ctx context.Context, method string, params any) error 
 // progressToken is the token of the request, nil when it asks for no progress.
 func (x *exchange) progressToken() json.RawMessage {
 	x.tokenOnce.Do(func() {
-		if token := readParams(x.call.Message.Params).Meta.ProgressToken; string(token) != "null" {
+		if token, ok := x.call.Param("_meta", "progressToken"); ok && string(token) != "null" {
 			x.token = token
 		}
 	})

@@ -11,3 +11,6 @@ func (s *Server) SetShutdownTimeout(d time.Duration) { s.shutdownTimeout = d }
 
 // WorkersAIAt is WorkersAI with another base URL.
 var WorkersAIAt = workersAI
+
+// CallByEngine has the engine answer every call.
+func CallByEngine(s *Server, always bool) { s.engineOnly.Store(always) }

@@ -79,6 +79,7 @@ func (s *Server) routes() http.Handler {
 	bounded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		secureHeaders(w.Header(), s.opts.PublicURL)
 		if !endpoints[r.URL.Path] {
+			pageHeaders(w.Header())
 			rc := http.NewResponseController(w)
 			// Best effort: not every connection has deadlines.
 			_ = rc.SetReadDeadline(time.Now().Add(pageReadTimeout))
@@ -96,14 +97,28 @@ func (s *Server) routes() http.Handler {
 // secureHeaders sets what holds for every response; a handler may say it
 // differently for its own.
 func secureHeaders(h http.Header, publicURL string) {
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("X-Frame-Options", "DENY")
-	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h["X-Content-Type-Options"] = valueNosniff
 	if strings.HasPrefix(publicURL, "https://") {
-		h.Set("Strict-Transport-Security", "max-age=31536000")
+		h["Strict-Transport-Security"] = valueOneYear
 	}
 }
+
+// pageHeaders sets what means something to a browser that shows a page; no
+// browser shows the answers of the MCP endpoint.
+func pageHeaders(h http.Header) {
+	h["Referrer-Policy"] = valueNoReferrer
+	h["X-Frame-Options"] = valueDeny
+	h["Cross-Origin-Opener-Policy"] = valueSameOrigin
+}
+
+// Values of response headers, shared by all responses and never changed.
+var (
+	valueNosniff    = []string{"nosniff"}
+	valueNoReferrer = []string{"no-referrer"}
+	valueDeny       = []string{"DENY"}
+	valueSameOrigin = []string{"same-origin"}
+	valueOneYear    = []string{"max-age=31536000"}
+)
 
 // healthz says that the process lives.
 func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") }
@@ -168,7 +183,7 @@ var (
 func (s *Server) frontPage() http.Handler {
 	var page bytes.Buffer
 	if err := front.Execute(&page, map[string]any{
-		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "About": s.opts.WebsiteURL,
+		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "Apps": s.opts.PublicURL + "/account", "About": s.opts.WebsiteURL,
 		"CSS": template.CSS(frontCSS), //nolint:gosec // this package's own file
 	}); err != nil {
 		panic(fmt.Sprintf("server: front page: %v", err)) // strings only

@@ -114,7 +114,8 @@ func handled[T any](ctx context.Context, kind, name string, a *access, h func(ct
 		x.refuse(err)
 		return none, err
 	}
-	result, err := bounded(ctx, kind, name, handlerTimeout, h)
+	failed := fmt.Errorf("the %s failed", kind)
+	result, err := bounded(ctx, kind, name, handlerTimeout, x.failure(failed), h)
 	var elicit mcp.URLElicitationRequiredError
 	var elicitPtr *mcp.URLElicitationRequiredError
 	switch {
@@ -135,26 +136,34 @@ func handled[T any](ctx context.Context, kind, name string, a *access, h func(ct
 	default:
 		x.server.log.ErrorContext(ctx, kind+" failed", kind, name, "error", err)
 	}
-	return none, fmt.Errorf("the %s failed", kind)
+	return none, failed
+}
+
+// failure answers the message with an error of the server's own.
+func (x *exchange) failure(err error) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		return newError(x.call.Message.ID, mcp.INTERNAL_ERROR, err.Error(), nil)
+	}
 }
 
 // authorizeItem decides what comes before a handler, or without one.
 func (s *Server) authorizeItem(ctx context.Context, x *exchange) error {
-	params := readParams(x.call.Message.Params)
 	switch mcp.MCPMethod(x.call.Message.Method) {
 	case mcp.MethodPromptsGet:
+		name := x.call.ParamString("name")
 		s.toolsMu.RLock()
-		a := s.prompts[params.Name]
+		a := s.prompts[name]
 		s.toolsMu.RUnlock()
 		if a != nil {
-			return s.admit(ctx, x, "prompt", params.Name, a)
+			return s.admit(ctx, x, "prompt", name, a)
 		}
 	case mcp.MethodResourcesRead, methodSubscribe:
-		if a := s.resourceAccess(params.URI); a != nil {
-			return s.admit(ctx, x, "resource", params.URI, a)
+		uri := x.call.ParamString("uri")
+		if a := s.resourceAccess(uri); a != nil {
+			return s.admit(ctx, x, "resource", uri, a)
 		}
 	case mcp.MethodCompletionComplete:
-		return s.authorizeCompletion(ctx, x, params)
+		return s.authorizeCompletion(ctx, x)
 	}
 	return s.admit(ctx, x, "prompt", "", &anyone) // what is unknown, the engine says
 }
@@ -308,28 +317,33 @@ func (c *completions) values(ctx context.Context, ref string, argument mcp.Compl
 	if complete == nil {
 		return nil, nil
 	}
-	values, err := bounded(ctx, "completion", ref, handlerTimeout, func(ctx context.Context) ([]string, error) {
+	failed := errors.New("the completion failed")
+	values, err := bounded(ctx, "completion", ref, handlerTimeout, exchangeFrom(ctx).failure(failed), func(ctx context.Context) ([]string, error) {
 		return (*complete)(ctx, ref, argument, filled.Arguments)
 	})
 	if err != nil {
 		exchangeFrom(ctx).server.log.ErrorContext(ctx, "completion failed", "ref", ref, "error", err)
-		return nil, errors.New("the completion failed")
+		return nil, failed
 	}
 	total := len(values)
 	return &mcp.Completion{Values: values[:min(total, maxCompletions)], Total: total, HasMore: total > maxCompletions}, nil
 }
 
-func (s *Server) authorizeCompletion(ctx context.Context, x *exchange, params requestParams) error {
+func (s *Server) authorizeCompletion(ctx context.Context, x *exchange) error {
+	ref, err := readCompletionRef(x.call.Message.Params)
+	if err != nil {
+		return &refusal{"the reference of the completion cannot be read"}
+	}
 	a := &anyone
 	s.toolsMu.RLock()
-	if params.Ref.Type == "ref/prompt" && s.prompts[params.Ref.Name] != nil {
-		a = s.prompts[params.Ref.Name]
+	if ref.Type == "ref/prompt" && s.prompts[ref.Name] != nil {
+		a = s.prompts[ref.Name]
 	}
 	for _, t := range s.templates {
-		if params.Ref.Type == "ref/resource" && t.uri == params.Ref.URI {
+		if ref.Type == "ref/resource" && t.uri == ref.URI {
 			a = &t.access
 		}
 	}
 	s.toolsMu.RUnlock()
-	return s.admit(ctx, x, "completion", params.Ref.Name+params.Ref.URI, a)
+	return s.admit(ctx, x, "completion", ref.Name+ref.URI, a)
 }

@@ -95,6 +95,7 @@ func TestPromptsAndResourcesHaveRequirements(t *testing.T) {
 					{"resources/read", "lib://open/1", `{"uri":"lib://open/1"}`, true},
 					{"resources/read", "lib://closed/1", `{"uri":"lib://closed/1"}`, false},
 					{"completion/complete", "", `{"ref":{"type":"ref/prompt","name":"closed"},"argument":{"name":"a","value":"x"}}`, false},
+					{"completion/complete", "", `{"ref":{"Type":"ref/prompt","Name":"closed"},"argument":{"name":"a","value":"x"}}`, false},
 				} {
 					m, _ := c.call(tt.method, tt.name, tt.params)
 					text := string(m.Result)
@@ -107,6 +108,25 @@ func TestPromptsAndResourcesHaveRequirements(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// What stands beside the name of a prompt, of whatever type, takes nothing from
+// what the prompt requires.
+func TestAPromptIsRefusedWhateverStandsBesideItsName(t *testing.T) {
+	r := start(t, nil, library)
+	r.scope = "mcp:tools"
+	token := r.signIn(adminMail).Access
+	for era, c := range r.both(token) {
+		for _, params := range []string{`{"name":"scoped"}`, `{"name":"scoped","uri":5}`, `{"name":"scoped","ref":"x"}`} {
+			if m, _ := c.call("prompts/get", "scoped", params); m.Error == nil || !strings.Contains(m.Error.Message, "scope") {
+				t.Errorf("%s: %s: %s %+v", era, params, m.Result, m.Error)
+			}
+		}
+		params := `{"ref":{"type":"ref/prompt","name":"scoped","uri":5},"argument":{"name":"a","value":"x"}}`
+		if m, _ := c.call("completion/complete", "", params); m.Error == nil {
+			t.Errorf("%s: %s: %s", era, params, m.Result)
 		}
 	}
 }

@@ -41,7 +41,7 @@ const (
 // rig is a server with the stand-in for Clerk, on real sockets, under one
 // clock that a test can put forward.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	clerk    *devclerk.Server
 	store    string
 	addr     string
@@ -88,7 +88,7 @@ var signingKey = sync.OnceValue(func() *rsa.PrivateKey {
 
 // start starts the whole. change may alter the options, tools may add tools
 // beside the built-in ones; both may be nil.
-func start(t *testing.T, change func(*server.Options), tools func(*server.Server)) *rig {
+func start(t testing.TB, change func(*server.Options), tools func(*server.Server)) *rig {
 	t.Helper()
 	r := &rig{t: t, change: change, tools: tools, addr: "localhost:0", scope: "mcp:tools mcp:images offline_access", log: &lockedBuffer{},
 		store: "bolt:" + filepath.Join(t.TempDir(), "state.db")}
@@ -272,7 +272,7 @@ func (r *rig) postJSON(path string, body, into any) {
 	decode(r.t, resp, http.StatusCreated, into)
 }
 
-func decode(t *testing.T, resp *http.Response, status int, into any) {
+func decode(t testing.TB, resp *http.Response, status int, into any) {
 	t.Helper()
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
@@ -289,17 +289,18 @@ func decode(t *testing.T, resp *http.Response, status int, into any) {
 
 // browser is an HTTP client that opens pages and presses their buttons.
 type browser struct {
-	t      *testing.T
+	t      testing.TB
 	client *http.Client
 	stopAt string
 	at     *url.URL
 	page   string
 	landed *url.URL // the redirect to stopAt, which nobody listens on
 	status int
-	refuse bool // a page may be a refusal
+	refuse bool       // a page may be a refusal
+	chosen url.Values // of selections, for the next button that is pressed
 }
 
-func newBrowser(t *testing.T, stopAt string) *browser {
+func newBrowser(t testing.TB, stopAt string) *browser {
 	t.Helper()
 	jar, err := cookiejar.New(nil)
 	if err != nil {
@@ -396,6 +397,10 @@ func (b *browser) press(label string) {
 		if !pressed {
 			continue
 		}
+		for name, list := range b.chosen {
+			values[name] = list
+		}
+		b.chosen = nil
 		target, err := b.at.Parse(attr(form, "action"))
 		if err != nil {
 			b.t.Fatal(err)

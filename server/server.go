@@ -20,6 +20,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,9 +51,14 @@ type Server struct {
 	endpoint    *mcphttp.Server
 	endpointURL *url.URL
 	engine      *mcpserver.MCPServer
-	handler     http.Handler
-	readable    readiness
-	draining    atomic.Bool // a shutdown has begun
+
+	engineContext context.Context //nolint:containedctx // holds values of the engine, no request's
+	engineOnly    atomic.Bool     // nothing is answered without the engine; for a test
+	resultMeta    json.RawMessage // of a result in the stateless era that has no other _meta
+
+	handler  http.Handler
+	readable readiness
+	draining atomic.Bool // a shutdown has begun
 
 	watchEvery, shutdownTimeout time.Duration // constants, but for tests
 
@@ -150,6 +156,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	auth.RefreshAbsolute = o.RefreshAbsolute
 	auth.ServerName = o.Title
 	auth.Logger = o.Logger
+	auth.Changed = s.chosen
 	auth.ClientAddr = proxies.clientAddr
 	auth.RequestID = func(r *http.Request) string { return telemetry.RequestID(r.Context()) }
 	auth.Now = o.Now
@@ -159,7 +166,9 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.endpointURL, err = url.Parse(s.URL()); err != nil {
 		return nil, fmt.Errorf("read the public URL: %w", err)
 	}
-	s.engine = s.newEngine()
+	if err := s.newEngine(); err != nil {
+		return nil, err
+	}
 	sealing := make([][]byte, len(keys))
 	for i, key := range keys {
 		if sealing[i], err = hex.DecodeString(key.Reveal()); err != nil {
@@ -174,6 +183,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		},
 		Anonymous:      o.Public,
 		Listen:         s.listen,
+		Quick:          s.isQuick,
 		Keys:           sealing,
 		Sessions:       sessionStore{s.store},
 		Mailbox:        s.store,

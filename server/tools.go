@@ -18,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
+	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
 )
 
 // ToolHandler answers one call of a tool. The arguments were checked against
@@ -50,6 +51,13 @@ func Timeout(d time.Duration) ToolOption {
 	return toolOption(func(t *registered) { t.timeout = d })
 }
 
+// Quick says that the handler of the tool computes and waits for nothing. Such a
+// call is spared a goroutine and two timers, a third of what it costs; but it
+// has no Timeout, and holds its connection until the handler returns.
+func Quick() ToolOption {
+	return toolOption(func(t *registered) { t.quick = true })
+}
+
 // registered is a tool with what the server knows about it.
 type registered struct {
 	name    string
@@ -58,11 +66,18 @@ type registered struct {
 	access
 	input   *jsonschema.Schema // nil: the handler checks its arguments itself
 	timeout time.Duration
+
+	mirrored bool // arguments of it come in headers as well (x-mcp-header)
+	quick    bool // see Quick
+	builtin  bool // the handler reads its arguments and nothing of the engine's
+	readsRaw bool // of a request the handler reads nothing but Params.RawArguments
 }
 
 // checksItself is for the built-in tools, whose refusals are better worded
 // than those of a schema.
-var checksItself = toolOption(func(t *registered) { t.input = nil })
+var checksItself = toolOption(func(t *registered) { t.input, t.readsRaw, t.builtin = nil, true, true })
+
+var readsRaw = toolOption(func(t *registered) { t.readsRaw = true })
 
 var toolName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 
@@ -86,6 +101,7 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 		panic(fmt.Sprintf("server: tool %q: %v", tool.Name, err))
 	}
 	t := &registered{name: tool.Name, tool: tool, handler: h, input: schema, timeout: defaultToolTimeout}
+	t.mirrored = len(mcp.ExtractParamHeaderBindings(&tool)) > 0
 	for _, opt := range opts {
 		opt.applyTool(t)
 	}
@@ -129,7 +145,7 @@ func AddTypedTool[In, Out any](s *Server, tool mcp.Tool, h func(ctx context.Cont
 			return nil, fmt.Errorf("encode the result: %w", err)
 		}
 		return mcp.NewToolResultStructured(out, string(text)), nil
-	}, opts...)
+	}, append([]ToolOption{readsRaw}, opts...)...)
 }
 
 // ToolError is a failure that the model is told, and may act on.
@@ -141,6 +157,12 @@ func (e *ToolError) Error() string { return e.Message }
 // meaning everyone, that their list of tools is another.
 func (s *Server) toolsChanged(match func(*identity.Principal) bool) {
 	s.announce(mcp.MethodNotificationToolsListChanged, nil, match)
+}
+
+// isQuick reports whether a call of the tool with that name is quick.
+func (s *Server) isQuick(name string) bool {
+	t := s.tool(name)
+	return t != nil && t.quick
 }
 
 func (s *Server) tool(name string) *registered {
@@ -156,66 +178,60 @@ var (
 	errToolPanicked = errors.New("the tool panicked")
 )
 
-// patience is how long a handler may go on after its context has ended.
-const patience = time.Second
-
 // bounded calls a handler, for at most timeout, and outlives its panics. A
 // handler that does not heed its context is left to itself: it can hold
-// neither its client nor a shutdown.
-func bounded[T any](ctx context.Context, kind, name string, timeout time.Duration, h func(ctx context.Context) (T, error)) (T, error) {
-	type outcome struct {
-		result T
-		err    error
-	}
-	log := exchangeFrom(ctx).server.log
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errToolTimeout)
-	defer cancel()
-	done := make(chan outcome, 1)
-	go func() {
-		var o outcome
-		defer func() {
-			if v := recover(); v != nil {
-				// The value may hold anything, a secret too; the text of a
-				// runtime error is the runtime's own.
-				what := fmt.Sprintf("%T", v)
-				if e, ok := v.(runtime.Error); ok {
-					what = e.Error()
-				}
-				log.ErrorContext(ctx, kind+" panicked", kind, name, "panic", what, "stack", string(debug.Stack()))
-				o = outcome{err: errToolPanicked}
-			}
-			done <- o
-		}()
-		o.result, o.err = h(ctx)
-	}()
-	var o outcome
-	select {
-	case o = <-done:
-	case <-ctx.Done():
-		late := time.NewTimer(patience)
-		defer late.Stop()
-		select {
-		case o = <-done:
-		case <-late.C:
+// neither its client nor a shutdown. late is then the answer to a call that is
+// out of time; nil is for a handler that is trusted to return.
+func bounded[T any](ctx context.Context, kind, name string, timeout time.Duration, late func() ([]byte, error), h func(ctx context.Context) (T, error)) (result T, err error) {
+	x := exchangeFrom(ctx)
+	log := x.server.log
+	if late != nil {
+		stop := x.call.Within(timeout, func(cause error) ([]byte, error) {
 			log.ErrorContext(ctx, kind+" ignores that its context has ended and is left to itself", kind, name)
-			return o.result, context.Cause(ctx)
+			x.finish()
+			if errors.Is(cause, mcphttp.ErrLate) {
+				return late()
+			}
+			return nil, cause
+		})
+		defer stop()
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			// The value may hold anything, a secret too; the text of a
+			// runtime error is the runtime's own.
+			what := fmt.Sprintf("%T", v)
+			if e, ok := v.(runtime.Error); ok {
+				what = e.Error()
+			}
+			log.ErrorContext(ctx, kind+" panicked", kind, name, "panic", what, "stack", string(debug.Stack()))
+			err = errToolPanicked
 		}
+	}()
+	result, err = h(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), mcphttp.ErrLate) {
+		err = errToolTimeout
 	}
-	if o.err != nil && errors.Is(context.Cause(ctx), errToolTimeout) {
-		return o.result, errToolTimeout
-	}
-	return o.result, o.err
+	return result, err
 }
 
 // call is what the engine calls.
 func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 	x := exchangeFrom(ctx)
+	if o := x.called; o != nil {
+		x.called = nil
+		return o.result, o.err
+	}
 	if t.input != nil {
 		if fault := checkInput(t.input, req); fault != "" {
 			return mcp.NewToolResultErrorf("the arguments of %s are not as its schema says: %s", t.name, fault), nil
 		}
 	}
-	result, err := bounded(ctx, "tool", t.name, t.timeout, func(ctx context.Context) (*mcp.CallToolResult, error) { return t.handler(ctx, req) })
+	var late func() ([]byte, error)
+	if !t.quick {
+		late = func() ([]byte, error) { return x.server.result(x, t.outOfTime()) }
+	}
+	result, err := bounded(ctx, "tool", t.name, t.timeout, late, func(ctx context.Context) (*mcp.CallToolResult, error) { return t.handler(ctx, req) })
 	var elicit mcp.URLElicitationRequiredError
 	var elicitPtr *mcp.URLElicitationRequiredError
 	switch {
@@ -226,7 +242,7 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 		return nil, err
 	case errors.Is(err, errToolTimeout):
 		x.server.log.WarnContext(ctx, "tool out of time", "tool", t.name, "after", t.timeout)
-		return mcp.NewToolResultErrorf("%s did not finish within %v", t.name, t.timeout), nil
+		return t.outOfTime(), nil
 	case errors.Is(err, identity.ErrUnavailable):
 		x.server.log.WarnContext(ctx, "tool could not do its work", "tool", t.name, "error", err)
 		return mcp.NewToolResultErrorf("%s cannot do this right now: try again in a moment", t.name), nil
@@ -243,6 +259,10 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 		x.checkAskable(result.InputRequests)
 	}
 	return result, nil
+}
+
+func (t *registered) outOfTime() *mcp.CallToolResult {
+	return mcp.NewToolResultErrorf("%s did not finish within %v", t.name, t.timeout)
 }
 
 // checkAskable refuses a call of the modern era whose tool asks for input that

@@ -324,7 +324,7 @@ func (c *client) listen() func() message {
 	return messagesOf(t, resp)
 }
 
-func messagesOf(t *testing.T, resp *http.Response) func() message {
+func messagesOf(t testing.TB, resp *http.Response) func() message {
 	t.Helper()
 	t.Cleanup(func() { resp.Body.Close() })
 	if resp.StatusCode != http.StatusOK {

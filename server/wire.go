@@ -58,28 +58,22 @@ func newNotification(method string, params any) ([]byte, error) {
 	return raw, nil
 }
 
-// requestParams is what this package reads of a request's params. It is read
-// by the decoder that the engine uses as well, so that the name a decision
-// rests on is the name that is called.
-type requestParams struct {
+// completionRef is what a completion is for. It is read by the decoder that
+// the engine uses as well, which takes members in any letter case, so that what
+// a decision rests on is what is completed.
+type completionRef struct {
+	Type string `json:"type"`
 	Name string `json:"name"`
 	URI  string `json:"uri"`
-	Ref  struct {
-		Type string `json:"type"`
-		Name string `json:"name"`
-		URI  string `json:"uri"`
-	} `json:"ref"`
-	Meta struct {
-		ProgressToken json.RawMessage `json:"progressToken"`
-	} `json:"_meta"`
 }
 
-// readParams returns the zero value for params of another shape, which the
-// engine then refuses.
-func readParams(raw json.RawMessage) requestParams {
-	var p requestParams
-	if len(raw) == 0 || json.Unmarshal(raw, &p) != nil {
-		return requestParams{}
+func readCompletionRef(params json.RawMessage) (completionRef, error) {
+	var p struct {
+		Ref completionRef `json:"ref"`
 	}
-	return p
+	if len(params) == 0 {
+		return p.Ref, nil
+	}
+	err := json.Unmarshal(params, &p)
+	return p.Ref, err
 }

@@ -35,6 +35,7 @@ type devOptions struct {
 	Allowed      allowed
 	NoSSE        bool
 	UserRate     float64
+	PublicTools  []string
 	Log          io.Writer
 	Logger       *slog.Logger
 }
@@ -140,13 +141,13 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		TrustedProxies: opts.Proxies,
 	}
 	opts.Lives.apply(&options)
-	options.NoSSE, options.UserRate = opts.NoSSE, opts.UserRate
+	options.NoSSE, options.UserRate, options.Public = opts.NoSSE, opts.UserRate, len(opts.PublicTools) > 0
 	d.srv, err = server.New(ctx, options)
 	if err != nil {
 		_ = clerkListener.Close()
 		return nil, err
 	}
-	if err := addTools(d.srv, env, true); err != nil {
+	if err := addTools(d.srv, env, opts.PublicTools, true); err != nil {
 		_ = clerkListener.Close()
 		return nil, errors.Join(err, d.srv.Close())
 	}

@@ -103,10 +103,18 @@ func TestREADME(t *testing.T) {
 		}
 	})
 
-	t.Run("settings of login", func(t *testing.T) {
-		for _, m := range regexp.MustCompile(`(?m)^ +(--[a-z0-9-]+)`).FindAllStringSubmatch(help("login"), -1) {
-			if m[1] != "--help" && !strings.Contains(readme, "`"+m[1]+"`") {
-				t.Errorf("login --help has %s, which the README does not describe", m[1])
+	t.Run("settings of connect and login", func(t *testing.T) {
+		section := func(title string) string {
+			_, text, _ := strings.Cut(readme, "\n### "+title+"\n")
+			text, _, _ = strings.Cut(text, "\n#")
+			return text
+		}
+		both := section("Settings of connect and login")
+		for command, text := range map[string]string{"login": both, "connect": both + section("Settings of connect")} {
+			for _, m := range regexp.MustCompile(`(?m)^ +(--[a-z0-9-]+)`).FindAllStringSubmatch(help(command), -1) {
+				if m[1] != "--help" && !strings.Contains(text, "`"+m[1]+"`") {
+					t.Errorf("%s --help has %s, which the README does not describe", command, m[1])
+				}
 			}
 		}
 	})

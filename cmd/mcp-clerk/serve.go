@@ -34,9 +34,11 @@ type serveOptions struct {
 	LogLevel     string
 	NoSSE        bool
 	UserRate     float64
+	PublicTools  []string
 	Config       string
 	Admission    string
 	Hosts        []string
+	NoDevice     bool
 	Proxies      []string
 	Lives        tokenLives
 	Allowed      allowed
@@ -92,6 +94,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.Config, "config", "", "YAML file with clients and admission, see docs/clients.md")
 	f.StringVar(&opts.Admission, "admission", "", "which clients may use the server: open, listed or configured (default open)")
 	f.StringSliceVar(&opts.Hosts, "admit-host", nil, "host of documents and redirects for --admission listed; \"loopback\" for apps on the user's machine (repeatable)")
+	f.BoolVar(&opts.NoDevice, "no-device", false, "do not let people connect machines without a browser by a code (RFC 8628)")
 	f.StringSliceVar(&opts.Proxies, "trusted-proxy", nil, "address or network of a reverse proxy whose X-Forwarded-For says whom to count requests against (repeatable)")
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
 	opts.Lives.bind(f)
@@ -99,6 +102,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
 	f.BoolVar(&opts.NoSSE, "no-sse", false, "do not serve the deprecated HTTP+SSE transport at /sse")
 	f.Float64Var(&opts.UserRate, "user-rate", 0, "requests a second that one user may send to the MCP endpoint; negative for no limit (default 100)")
+	f.StringSliceVar(&opts.PublicTools, "public-tools", nil, "built-in tools that anybody may call, signed in or not; \"add\" can be one (default none)")
 	f.StringVar(&opts.LogFormat, "log-format", "text", "text or json")
 	f.StringVar(&opts.LogLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
@@ -119,6 +123,9 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err := opts.Lives.check(); err != nil {
 		return err
 	}
+	if err := server.CheckPublicTools(opts.PublicTools); err != nil {
+		return usageError{fmt.Errorf("--public-tools: %w", err)}
+	}
 	warnOfPassword(opts.term, opts.Store)
 	if opts.Dev {
 		clients, err := clientOptions(opts, newEnvironment(), opts.PublicURL)
@@ -128,7 +135,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
 			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Allowed: opts.Allowed,
-			NoSSE: opts.NoSSE, UserRate: opts.UserRate, Log: opts.term.err, Logger: logger,
+			NoSSE: opts.NoSSE, UserRate: opts.UserRate, PublicTools: opts.PublicTools, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
 			return err
@@ -158,7 +165,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.Close()) }()
-	if err := addTools(srv, env, false); err != nil {
+	if err := addTools(srv, env, opts.PublicTools, false); err != nil {
 		return err
 	}
 	internal, err := startInternal(ctx, opts.InternalAddr, srv, options.Store, logger)
@@ -218,6 +225,7 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 		Allowed:    opts.Allowed.with(env),
 		NoSSE:      opts.NoSSE,
 		UserRate:   opts.UserRate,
+		Public:     len(opts.PublicTools) > 0,
 		Keys:       secretOf("COOKIE_ENCRYPTION_KEY", "MCP_CLERK_KEYS"),
 		Clerk: server.ClerkOptions{
 			ClientID:       env.get("CLERK_CLIENT_ID"),
@@ -270,6 +278,7 @@ func clientOptions(opts serveOptions, env *environment, publicURL string) (o ser
 	if opts.Admission != "" {
 		o.Admission = opts.Admission
 	}
+	o.NoDevice = opts.NoDevice
 	if len(opts.Hosts) > 0 {
 		o.AdmittedHosts = opts.Hosts
 	}
@@ -335,8 +344,8 @@ func dataDir(given, name string) (string, error) {
 // addTools gives srv the built-in tools with the image provider that the
 // settings name. The sketch renderer stands in for an image model only where
 // it is asked for, or in development.
-func addTools(srv *server.Server, env *environment, dev bool) error {
-	var tools server.BuiltinTools
+func addTools(srv *server.Server, env *environment, public []string, dev bool) error {
+	tools := server.BuiltinTools{Public: public}
 	for role := range strings.SplitSeq(env.get("IMAGE_ROLES"), ",") {
 		if role = strings.TrimSpace(role); role != "" {
 			tools.ImageRoles = append(tools.ImageRoles, role)

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
@@ -52,11 +53,23 @@ type exchange struct {
 	stream *stream
 	server *Server
 	key    callKey // legacy only
-	cancel context.CancelCauseFunc
+	quick  bool    // see Options.Quick
+	ctx    context.Context
+	stop   context.CancelCauseFunc
+	answer func(status int, body []byte) // takes what is to be sent
+
+	mu       sync.Mutex
+	answered bool                              // or about to be
+	late     func(cause error) ([]byte, error) // see Call.Within
+	running  *time.Timer                       // of Call.Within
+	leaving  *time.Timer                       // since ctx has ended
 
 	done     bool        // guarded by stream.mu: Handle has returned
 	deadline *time.Timer // guarded by stream.mu: set when the client went
 }
+
+// patience is how long a Handler may go on after its context has ended.
+const patience = time.Second
 
 // register makes the exchange known to cancellation and shutdown.
 func (s *Server) register(x *exchange) {
@@ -85,7 +98,7 @@ func (s *Server) cancelCall(key callKey) bool {
 	if x == nil {
 		return false
 	}
-	x.cancel(errCancelled)
+	x.end(errCancelled)
 	return true
 }
 
@@ -100,7 +113,7 @@ func (s *Server) cancelSession(session string) {
 	}
 	s.mu.Unlock()
 	for _, x := range calls {
-		x.cancel(errCancelled)
+		x.end(errCancelled)
 	}
 }
 
@@ -128,24 +141,138 @@ func (s *Server) recovered(call *Call, err *error) {
 
 var errPanicked = errors.New("handler panicked")
 
-// run answers one request on its stream, calling the Handler, and reports the
-// message to send with the HTTP status that goes with it. A nil message means
-// that none may be sent: the request was cancelled.
-func (s *Server) run(ctx context.Context, r *http.Request, x *exchange) (status int, body []byte) {
+// start has the Handler answer one request, on a goroutine of its own, and
+// hands answer the message to send with the HTTP status that goes with it, once.
+// A nil message means that none may be sent: the request was cancelled.
+func (s *Server) start(x *exchange, answer func(status int, body []byte)) {
+	x.answer = answer
 	s.register(x)
-	defer s.unregister(x)
-	response, err := s.handle(ctx, &x.call)
-	x.settle()
-	if cause := context.Cause(ctx); errors.Is(cause, errCancelled) {
-		return 0, nil
+	s.workers.do(func() {
+		response, err := []byte(nil), errPanicked
+		defer func() { // also when the Handler ends its goroutine
+			if x.claim() {
+				x.conclude(response, err)
+			}
+		}()
+		response, err = s.handle(x.ctx, &x.call)
+	})
+}
+
+// quick reports whether m is a call that Options.Quick means.
+func (s *Server) quick(m *jsonrpc.Message) bool {
+	if s.o.Quick == nil || m.Method != "tools/call" {
+		return false
 	}
-	if err == nil {
-		err = s.afterwards(ctx, &x.call, response)
+	name, ok := jsonrpc.LookupString(m.Params, "name")
+	return ok && s.o.Quick(name)
+}
+
+// runHere is run without a goroutine.
+func (s *Server) runHere(x *exchange) (status int, body []byte) {
+	x.answer = func(st int, b []byte) { status, body = st, b }
+	s.register(x)
+	if response, err := s.handle(x.ctx, &x.call); x.claim() {
+		x.conclude(response, err)
+	}
+	return status, body
+}
+
+// run is start for one who waits.
+func (s *Server) run(x *exchange) (status int, body []byte) {
+	if x.quick {
+		return s.runHere(x)
+	}
+	answered := make(chan struct{})
+	s.start(x, func(st int, b []byte) {
+		status, body = st, b
+		close(answered)
+	})
+	select {
+	case <-answered:
+	case <-x.ctx.Done():
+		x.end(context.Cause(x.ctx))
+		<-answered
+	}
+	return status, body
+}
+
+// claim reports whether the caller is the one to answer the request.
+func (x *exchange) claim() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	first := !x.answered
+	x.answered = true
+	for _, t := range []*time.Timer{x.running, x.leaving} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	return first
+}
+
+// conclude turns what the Handler gave into the answer.
+func (x *exchange) conclude(response []byte, err error) {
+	s := x.server
+	x.settle()
+	s.unregister(x)
+	switch cause := context.Cause(x.ctx); {
+	case errors.Is(cause, errCancelled):
+		x.answer(0, nil)
+		return
+	case err == nil:
+		err = s.afterwards(x.ctx, &x.call, response)
 	}
 	if err != nil {
-		return s.failure(ctx, r, x, err)
+		x.answer(s.failure(x.ctx, x.call.request, x, err))
+		return
 	}
-	return s.success(x, response)
+	x.answer(s.success(x, response))
+}
+
+// end ends the context of the request. A Handler that does not heed that is
+// left to itself: it can hold neither its client nor a shutdown.
+func (x *exchange) end(cause error) {
+	x.stop(cause)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.answered || x.leaving != nil || x.quick {
+		return
+	}
+	x.leaving = time.AfterFunc(patience, func() {
+		if !x.claim() {
+			return
+		}
+		x.mu.Lock()
+		late := x.late
+		x.mu.Unlock()
+		var response []byte
+		err := context.Cause(x.ctx)
+		if late != nil {
+			response, err = late(err)
+		} else {
+			x.server.log.Error("the handler ignores that its context has ended and is left to itself", "method", x.call.Message.Method)
+		}
+		x.conclude(response, err)
+	})
+}
+
+// within implements Call.Within.
+func (x *exchange) within(d time.Duration, late func(cause error) ([]byte, error)) (stop func()) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.answered {
+		return func() {}
+	}
+	t := time.AfterFunc(d, func() { x.end(ErrLate) })
+	x.late, x.running = late, t
+	return func() {
+		t.Stop()
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if x.running == t {
+			x.late, x.running = nil, nil
+		}
+	}
 }
 
 // settle closes the call's way to the client: nothing follows the response.
@@ -163,7 +290,7 @@ func (x *exchange) settle() {
 // nobody waits for does not go on for ever. The stream's mutex is held.
 func (x *exchange) away() {
 	if !x.done && x.deadline == nil {
-		x.deadline = time.AfterFunc(x.server.o.DetachedTimeout, func() { x.cancel(errDetached) })
+		x.deadline = time.AfterFunc(x.server.o.DetachedTimeout, func() { x.end(errDetached) })
 	}
 }
 

@@ -146,6 +146,43 @@ func TestThreeInstancesServeOneSession(t *testing.T) {
 	})
 }
 
+// A session of the deprecated transport is its stream, which one instance has:
+// it takes the messages, answers to what a call asks among them.
+func TestAStreamOfHTTPWithSSEBelongsToOneOfThreeInstances(t *testing.T) {
+	common := newShared()
+	asking := with("ask", ask("roots/list", `{}`))
+	a, b, c := startSSE(t, asking, common.use), startSSE(t, asking, common.use), startSSE(t, asking, common.use)
+	client := a.connect()
+	at := func(s *server) *sseClient {
+		other := *client
+		other.endpoint = strings.TrimSuffix(s.url, "/base/sse") + client.endpoint[strings.Index(client.endpoint, "/base/sse"):]
+		return &other
+	}
+	if got := client.post(`{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2024-11-05","capabilities":{"roots":{}},"clientInfo":{"name":"c","version":"1"}}}`); got != http.StatusAccepted {
+		t.Fatal(got)
+	}
+	client.next()
+	const call = `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"ask"}}`
+	for name, s := range map[string]*server{"second": b, "third": c} {
+		if got := at(s).post(call); got != http.StatusNotFound {
+			t.Errorf("the %s instance answers a message with %d", name, got)
+		}
+	}
+	if got := client.post(call); got != http.StatusAccepted {
+		t.Fatal(got)
+	}
+	asked, _ := client.next()
+	id, _ := jsonrpc.Lookup(json.RawMessage(asked), "id")
+	answer := `{"jsonrpc":"2.0","id":` + string(id) + `,"result":{"roots":[]}}`
+	if got := at(b).post(answer); got != http.StatusNotFound {
+		t.Errorf("another instance took an answer: %d", got)
+	}
+	if got := client.post(answer); got != http.StatusAccepted {
+		t.Errorf("the answer: %d", got)
+	}
+	client.want(`{"jsonrpc":"2.0","id":2,"result":{"answer":{"roots":[]}}}`)
+}
+
 func TestSessionStoreDown(t *testing.T) {
 	common := newShared()
 	s := start(t, nil, common.use)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"strings"
 	"time"
@@ -24,7 +25,8 @@ type Verifier interface {
 
 // Handler answers one message: a request, or a notification whose response is
 // ignored. It is called concurrently. The principal is in ctx
-// (identity.FromContext); ctx ends when the client cancels the request.
+// (identity.FromContext); ctx ends when the client cancels the request, and a
+// Handler that goes on for longer than a second after that is left to itself.
 //
 // The response is a JSON-RPC response, result or error. Its id may have any
 // bytes that denote the request's id to the handler: the bytes of the request
@@ -64,6 +66,9 @@ var (
 	// ErrStreamClosed is returned by Call.Notify when the client has gone:
 	// nobody will read what was to be sent.
 	ErrStreamClosed = errors.New("stream closed by the client")
+	// ErrLate is the cause of a context that has ended because the time of
+	// Call.Within was over.
+	ErrLate = errors.New("out of time")
 	// ErrNoRequests is returned by Call.Request when the client cannot be
 	// asked: in the modern era (the result type input_required takes its
 	// place) and in notifications.
@@ -115,9 +120,22 @@ func (c *Call) Versions() []string {
 // outlet is the call's way to its client. A nil outlet has none (the message
 // is a notification).
 type outlet interface {
+	within(d time.Duration, late func(cause error) ([]byte, error)) (stop func())
 	notify(ctx context.Context, c *Call, raw []byte) error
 	request(ctx context.Context, c *Call, method string, params json.RawMessage) (json.RawMessage, error)
 	disconnect(retry time.Duration)
+}
+
+// Within gives what follows the time d, until stop is called; then the call's
+// context ends with ErrLate as its cause. late answers for a Handler that has
+// not returned a second after its context ended, for that cause or another; it
+// answers as the Handler would, while that may still be running. One bound at a
+// time is kept: the last.
+func (c *Call) Within(d time.Duration, late func(cause error) ([]byte, error)) (stop func()) {
+	if c.out == nil {
+		return func() {}
+	}
+	return c.out.within(d, late)
 }
 
 // Notify sends a notification (one JSON-RPC message, without id) to the client
@@ -181,6 +199,28 @@ func encodeParams(params any) (json.RawMessage, error) {
 		return nil, err
 	}
 	return bytes.TrimSpace(buf.Bytes()), nil
+}
+
+// Param returns the member of the params that path names, level by level. What
+// stands beside it has no say, so a decision can rest on it: the message was
+// read strictly, and there is no second member that another reader would take.
+func (c *Call) Param(path ...string) (json.RawMessage, bool) {
+	return jsonrpc.Lookup(c.Message.Params, path...)
+}
+
+// ParamString is Param for a string; others count as absent.
+func (c *Call) ParamString(path ...string) string {
+	v, _ := jsonrpc.LookupString(c.Message.Params, path...)
+	return v
+}
+
+// Params are the members of the params, in their order.
+func (c *Call) Params() iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		if c.Message.Params != nil {
+			_ = jsonrpc.Members(c.Message.Params, yield) // they were read before
+		}
+	}
 }
 
 // Header returns those headers of the HTTP request that mean something to MCP:

@@ -1,6 +1,7 @@
 package mcphttp
 
 import (
+	"bytes"
 	"encoding/base64"
 	"net"
 	"net/http"
@@ -141,17 +142,38 @@ func mcpHeaders(r *http.Request) http.Header {
 // a secret that has no business here, as the environment variables of a server
 // do that someone copied into a client's configuration.
 func looksSecret(name string) bool {
-	if name == "Authorization" || name == "Cookie" || strings.HasPrefix(name, "Sec-") {
+	switch name {
+	case "Authorization", "Cookie", "Accept", "Accept-Encoding", "Content-Type", "Content-Length", "User-Agent",
+		hdrSession, hdrVersion, hdrMethod, hdrName:
+		return false // what nearly every request has
+	}
+	if strings.HasPrefix(name, "Sec-") {
 		return false
 	}
-	name = strings.ToLower(strings.ReplaceAll(name, "-", "_"))
-	for _, part := range []string{"secret", "api_key", "apikey", "api_token", "private_key", "encryption_key", "password", "access_key"} {
-		if strings.Contains(name, part) {
+	var buf [maxSecretName]byte
+	lower := buf[:min(len(name), len(buf))]
+	for i := range lower {
+		switch c := name[i]; {
+		case c >= 'A' && c <= 'Z':
+			lower[i] = c + 'a' - 'A'
+		case c == '-':
+			lower[i] = '_'
+		default:
+			lower[i] = c
+		}
+	}
+	for _, part := range secretParts {
+		if bytes.Contains(lower, part) {
 			return true
 		}
 	}
 	return false
 }
+
+// maxSecretName is the longest name that is looked at.
+const maxSecretName = 64
+
+var secretParts = bytes.Fields([]byte("secret api_key apikey api_token private_key encryption_key password access_key"))
 
 // secretWarner warns of each secret-looking header once, by name. Names come
 // from clients, so there is a limit to how many it remembers.
@@ -164,7 +186,7 @@ type secretWarner struct {
 
 func (s *secretWarner) look(h http.Header) {
 	for name := range h {
-		if len(name) > 64 || !looksSecret(name) {
+		if len(name) > maxSecretName || !looksSecret(name) {
 			continue
 		}
 		s.mu.Lock()

@@ -29,18 +29,23 @@ func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.
 		}
 		st := newStream(s, w, true, true)
 		st.resumable(s, ownerOf(session, p), session, nil)
+		x := s.legacyExchange(r, p, session, st, m)
+		x.call.LogLevel = record.LogLevel
+		if x.quick {
+			x.send(s.runHere(x))
+			x.stop(nil)
+			return
+		}
 		over := make(chan struct{})
 		st.over = over
 		st.keepAwake()
-		ctx, x, stop := s.legacyExchange(r, p, session, st, m)
-		x.call.LogLevel = record.LogLevel
 		// The call may outlive its connection.
 		s.stay()
-		go func() {
-			defer s.leave()
-			defer stop()
-			s.serve(ctx, r, x, nil)
-		}()
+		s.start(x, func(status int, body []byte) {
+			x.send(status, body)
+			x.stop(nil)
+			s.leave()
+		})
 		st.hold(r, 0, over)
 		return
 	}
@@ -63,15 +68,15 @@ func (s *Server) acceptsLegacy(w http.ResponseWriter, r *http.Request, id []byte
 
 // legacyExchange prepares the request m of a session, to be answered on st.
 // Its context does not end with the connection, only by a message of its owner
-// or when the client has been away for long. stop must be called when the
+// or when the client has been away for long. It must be stopped when the
 // response is out.
-func (s *Server) legacyExchange(r *http.Request, p *identity.Principal, session *Session, st *stream, m *jsonrpc.Message) (context.Context, *exchange, func()) {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
-	x := &exchange{stream: st, server: s, cancel: cancel}
+func (s *Server) legacyExchange(r *http.Request, p *identity.Principal, session *Session, st *stream, m *jsonrpc.Message) *exchange {
+	x := &exchange{stream: st, server: s, quick: s.quick(m)}
+	x.ctx, x.stop = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.call = Call{Message: m, Version: session.Version, Session: session, request: r, out: x}
 	x.key = callKey{ownerOf(session, p), jsonrpc.IDKey(m.ID)}
 	st.away, st.back = x.away, x.back
-	return ctx, x, func() { cancel(nil) }
+	return x
 }
 
 // resumable lets the client of a session come back to st for what it missed.
@@ -151,18 +156,18 @@ func (s *Server) initialize(w http.ResponseWriter, r *http.Request, p *identity.
 	}
 	nonce := newNonce()
 	session := newSession(sessionName(nonce), p, m.Params, s.now().Add(s.o.SessionTTL))
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
 	// The id of the session goes out in the header, so nothing may go out
 	// before the result is known: no notifications, no comments.
-	x := &exchange{stream: newStream(s, w, true, true), server: s, cancel: cancel}
+	x := &exchange{stream: newStream(s, w, true, true), server: s}
+	x.ctx, x.stop = context.WithCancelCause(r.Context())
+	defer x.stop(nil)
 	x.call = Call{Message: m, Session: session, Version: session.Version, request: r}
 	if v, ok := jsonrpc.LookupString(m.Params, "protocolVersion"); ok {
 		x.call.Version = v
 	}
 	x.call.ClientInfo, _ = jsonrpc.Lookup(m.Params, "clientInfo")
 	x.call.ClientCapabilities, _ = jsonrpc.Lookup(m.Params, "capabilities")
-	s.serve(ctx, r, x, func(response []byte) error {
+	s.serve(x, func(response []byte) error {
 		version, ok := jsonrpc.LookupString(response, "result", "protocolVersion")
 		if !ok {
 			return nil // refused: no session
@@ -226,12 +231,12 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 		case faults[i] != nil:
 			responses = append(responses, faults[i])
 		case m.IsRequest():
-			ctx, x, stop := s.legacyExchange(r, p, session, st, m)
+			x := s.legacyExchange(r, p, session, st, m)
 			x.call.LogLevel = record.LogLevel
-			if _, response := s.run(ctx, r, x); response != nil {
+			if _, response := s.run(x); response != nil {
 				responses = append(responses, response)
 			}
-			stop()
+			x.stop(nil)
 		case !s.fromClient(r, ownerOf(session, p), m):
 			call := Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r}
 			if _, err := s.handle(r.Context(), &call); err != nil {

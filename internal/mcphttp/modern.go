@@ -51,12 +51,14 @@ func (s *Server) postModern(w http.ResponseWriter, r *http.Request, m *jsonrpc.M
 		json = true // there is no other way to answer at all
 	}
 	// A closed stream is the cancellation of its request (Cancellation).
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	x := &exchange{call: call, stream: newStream(s, w, json, events), server: s, cancel: cancel}
+	x := &exchange{call: call, stream: newStream(s, w, json, events), server: s, quick: s.quick(m)}
+	x.ctx, x.stop = context.WithCancelCause(r.Context())
+	defer x.stop(nil)
 	x.call.out = x
-	x.stream.keepAwake()
-	s.serve(ctx, r, x, nil)
+	if !x.quick {
+		x.stream.keepAwake()
+	}
+	s.serve(x, nil)
 }
 
 // headerFault is a refusal of a modern request by its headers or _meta.

@@ -40,6 +40,11 @@ type Options struct {
 	// error refuses the stream, as an error of Handler does. Nil grants all.
 	Listen func(ctx context.Context, call *Call, want Filter) (Filter, error)
 
+	// Quick says of a tool that a call of it computes and waits for nothing that
+	// could take long. The Handler then runs on the goroutine of the connection,
+	// without keep-alive comments, and cannot be left to itself. Nil: none is.
+	Quick func(tool string) bool
+
 	// PublicURL is the URL of the endpoint as clients know it. Its origin is
 	// allowed as Origin and its host as Host.
 	PublicURL string

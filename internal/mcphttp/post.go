@@ -1,7 +1,7 @@
 package mcphttp
 
 import (
-	"context"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -67,7 +67,10 @@ func (s *Server) limitBody(w http.ResponseWriter, r *http.Request) {
 // readAll reads r to its end. size is what the client announced, -1 if it did
 // not; memory is taken as bytes arrive, not as they are announced.
 func readAll(r io.Reader, size int64) ([]byte, error) {
-	buf := make([]byte, 0, max(512, min(size+1, 64<<10)))
+	if size < 0 {
+		size = 511
+	}
+	buf := make([]byte, 0, min(size+1, 64<<10))
 	for {
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
@@ -177,7 +180,11 @@ func anyModern(versions []string, session bool) bool {
 // tokenString returns the string that a JSON token is, or "".
 func tokenString(token json.RawMessage) string {
 	var s string
-	if len(token) == 0 || token[0] != '"' || json.Unmarshal(token, &s) != nil {
+	switch {
+	case len(token) < 2 || token[0] != '"':
+	case bytes.IndexByte(token, '\\') < 0:
+		s = string(token[1 : len(token)-1])
+	case json.Unmarshal(token, &s) != nil:
 		return ""
 	}
 	return s
@@ -204,16 +211,21 @@ func (s *Server) notification(w http.ResponseWriter, r *http.Request, call *Call
 
 // serve answers a single request on a stream of its own. headers, if not nil,
 // sees the response before it goes out and may set headers by it.
-func (s *Server) serve(ctx context.Context, r *http.Request, x *exchange, headers func(response []byte) error) {
-	status, body := s.run(ctx, r, x)
+func (s *Server) serve(x *exchange, headers func(response []byte) error) {
+	status, body := s.run(x)
+	if headers != nil && body != nil && status == http.StatusOK {
+		if err := headers(body); err != nil {
+			status, body = s.failure(x.ctx, x.call.request, x, err)
+		}
+	}
+	x.send(status, body)
+}
+
+// send sends the answer as the whole response to its request.
+func (x *exchange) send(status int, body []byte) {
 	if body == nil {
 		x.stream.abandon()
 		return
-	}
-	if headers != nil && status == http.StatusOK {
-		if err := headers(body); err != nil {
-			status, body = s.failure(ctx, r, x, err)
-		}
 	}
 	x.stream.finish(status, false, body)
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +31,7 @@ type Server struct {
 	sse       sseConns
 	users     limiter[string]
 	addresses limiter[netip.Prefix]
+	workers   workers
 	unhook    func()        // ends the mailbox subscription
 	quit      chan struct{} // closed when a shutdown begins
 
@@ -81,6 +81,7 @@ func New(o Options) (*Server, error) {
 		pending:   map[callKey]chan *jsonrpc.Message{},
 		unhook:    func() {},
 	}
+	s.workers = workers{jobs: make(chan func()), quit: s.quit}
 	s.listeners.init()
 	s.sse.open = map[string]*sseConn{}
 	s.replays = newReplays(o.DetachedTimeout)
@@ -160,7 +161,7 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, methods string, s
 		}
 		setCORS(w.Header(), origins[0])
 	}
-	if !slices.Contains(strings.Split(methods, ", "), r.Method) {
+	if !lists(methods, r.Method) {
 		w.Header().Set("Allow", methods)
 		refuse(w, http.StatusMethodNotAllowed, nil, jsonrpc.CodeInvalidRequest, "method not allowed")
 		return
@@ -185,6 +186,16 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, methods string, s
 		r = r.WithContext(identity.NewContext(r.Context(), p))
 	}
 	serve(w, r, p)
+}
+
+// lists reports whether name is in a list as headers have it.
+func lists(list, name string) bool {
+	for item := range strings.SplitSeq(list, ", ") {
+		if item == name {
+			return true
+		}
+	}
+	return false
 }
 
 // refuse answers a request that gets no further. id is nil where it is not
@@ -252,15 +263,19 @@ func isBearer(token string) bool {
 		return false
 	}
 	for i := range len(body) {
-		switch c := body[i]; {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-		case c == '-', c == '.', c == '_', c == '~', c == '+', c == '/':
-		default:
+		if !tokenByte[body[i]] {
 			return false
 		}
 	}
 	return true
 }
+
+var tokenByte = func() (is [256]bool) {
+	for _, c := range "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~+/" {
+		is[c] = true
+	}
+	return is
+}()
 
 func (s *Server) enter() bool {
 	s.mu.Lock()
@@ -309,7 +324,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	for x := range s.exchanges {
-		x.cancel(errShutdown)
+		x.end(errShutdown)
 	}
 	s.mu.Unlock()
 	return ctx.Err()

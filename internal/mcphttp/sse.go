@@ -192,10 +192,10 @@ func (s *Server) postSSE(w http.ResponseWriter, r *http.Request, p *identity.Pri
 // answerSSE answers a request on the connection's stream.
 func (s *Server) answerSSE(r *http.Request, p *identity.Principal, c *sseConn, call Call) {
 	m := call.Message
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
-	defer cancel(nil)
-	defer context.AfterFunc(c.ctx, func() { cancel(errDetached) })()
-	x := &exchange{call: call, stream: c.stream, server: s, cancel: cancel, key: callKey{c.owner, jsonrpc.IDKey(m.ID)}}
+	x := &exchange{call: call, stream: c.stream, server: s, key: callKey{c.owner, jsonrpc.IDKey(m.ID)}}
+	x.ctx, x.stop = context.WithCancelCause(context.WithoutCancel(r.Context()))
+	defer x.stop(nil)
+	defer context.AfterFunc(c.ctx, func() { x.end(errDetached) })()
 	x.call.out = x
 	var opened *Session
 	if m.Method == "initialize" {
@@ -207,7 +207,7 @@ func (s *Server) answerSSE(r *http.Request, p *identity.Principal, c *sseConn, c
 		x.call.ClientInfo, _ = jsonrpc.Lookup(m.Params, "clientInfo")
 		x.call.ClientCapabilities, _ = jsonrpc.Lookup(m.Params, "capabilities")
 	}
-	_, body := s.run(ctx, r, x)
+	_, body := s.run(x)
 	if body == nil {
 		return // cancelled
 	}

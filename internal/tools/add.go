@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"strconv"
 	"strings"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -55,6 +56,11 @@ func Add() (mcp.Tool, Handler) {
 		if err != nil {
 			return refuse("%v", err), nil
 		}
+		if a, ok := args.small("a"); ok {
+			if b, ok := args.small("b"); ok {
+				return sumResult(strconv.FormatInt(a+b, 10)), nil
+			}
+		}
 		a, err := args.number("a")
 		if err != nil {
 			return refuse("%v", err), nil
@@ -63,17 +69,30 @@ func Add() (mcp.Tool, Handler) {
 		if err != nil {
 			return refuse("%v", err), nil
 		}
-		sum := new(big.Rat).Add(a, b)
-		if new(big.Rat).Abs(sum).Cmp(maxFloat) > 0 {
+		total := new(big.Rat).Add(a, b)
+		if new(big.Rat).Abs(total).Cmp(maxFloat) > 0 {
 			return refuse("the sum is beyond what a JSON number can carry to most readers (about 1.8e308)"), nil
 		}
 		// Both terms are finite decimals, so their sum is one, too.
-		digits, _ := sum.FloatPrec()
-		text := sum.FloatString(digits)
-		return mcp.NewToolResultStructured(struct {
-			Sum json.Number `json:"sum"`
-		}{json.Number(text)}, text), nil
+		digits, _ := total.FloatPrec()
+		return sumResult(total.FloatString(digits)), nil
 	}
+}
+
+func sumResult(text string) *mcp.CallToolResult {
+	return mcp.NewToolResultStructured(struct {
+		Sum json.Number `json:"sum"`
+	}{json.Number(text)}, text)
+}
+
+// small reads an integer that needs no exact arithmetic.
+func (a arguments) small(name string) (int64, bool) {
+	raw := a[name]
+	if len(raw) == 0 || len(raw) > 18 {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(string(raw), 10, 64)
+	return n, err == nil
 }
 
 // number reads a finite JSON number exactly.

@@ -16,7 +16,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -52,15 +51,19 @@ func parseArguments(req mcp.CallToolRequest, known ...string) (arguments, error)
 	if err := json.Unmarshal(raw, &args); err != nil {
 		return nil, fmt.Errorf("arguments must be a JSON object")
 	}
-	for _, name := range slices.Sorted(maps.Keys(args)) {
+	var unknown []string
+	for name := range args {
 		if !slices.Contains(known, name) {
-			if len(known) == 0 {
-				return nil, fmt.Errorf("unknown argument %q: this tool takes none", name)
-			}
-			return nil, fmt.Errorf("unknown argument %q: this tool takes %s", name, strings.Join(known, ", "))
+			unknown = append(unknown, name)
 		}
 	}
-	return args, nil
+	switch {
+	case len(unknown) == 0:
+		return args, nil
+	case len(known) == 0:
+		return nil, fmt.Errorf("unknown argument %q: this tool takes none", slices.Min(unknown))
+	}
+	return nil, fmt.Errorf("unknown argument %q: this tool takes %s", slices.Min(unknown), strings.Join(known, ", "))
 }
 
 // given reports whether the argument was sent; null counts as not sent.

@@ -78,7 +78,7 @@ func (s *Session) Do(ctx context.Context, call Call) error {
 		s.mu.Lock()
 		s.initialized = call.Message
 		s.mu.Unlock()
-		s.listen()
+		s.listen(ctx)
 		return nil
 	default:
 		return s.exchange(ctx, call)
@@ -290,7 +290,10 @@ func (s *Session) renew(ctx context.Context, refused lease, authorizing func(boo
 			}
 			return nil
 		}, s.deliver)
-		if err = errors.Join(err, failure); err != nil {
+		if _, answered := errors.AsType[*StatusError](err); answered || failure != nil {
+			return &RenewalError{errors.Join(err, failure)}
+		}
+		if err != nil {
 			return err
 		}
 		if initialized != nil {

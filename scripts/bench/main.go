@@ -51,6 +51,22 @@ var promises = []promise{
 	{"authorization server: checking an access token, allocations", "./internal/authserver", "BenchmarkVerify", "allocs/op", 5, false},
 	{"authorization server: a complete flow, ns", "./internal/authserver", "BenchmarkFlow", "ns/op", 3e6, false},
 	{"authorization server: durable refreshes a second, 32 in flight", "./internal/authserver", "BenchmarkRefreshDurable", "refreshes/s", 3000, true},
+	{"MCP calls, sessions, 8 connections: of the rate of a bare handler", "./server", "BenchmarkCallRate/legacy/8", "of-bare", 0.65, true},
+	{"MCP calls, sessions, 8 connections: times the rate of mcp-go's server", "./server", "BenchmarkCallRate/legacy/8", "times-mcp-go", 1.2, true},
+	{"MCP calls, sessions, 8 connections: 99th percentile, in that of mcp-go's server", "./server", "BenchmarkCallRate/legacy/8", "p99-of-mcp-go", 1, false},
+	{"MCP calls, sessions, 64 connections: of the rate of a bare handler", "./server", "BenchmarkCallRate/legacy/64", "of-bare", 0.65, true},
+	{"MCP calls, sessions, 64 connections: times the rate of mcp-go's server", "./server", "BenchmarkCallRate/legacy/64", "times-mcp-go", 1.2, true},
+	{"MCP calls, sessions, 64 connections: 99th percentile, in that of mcp-go's server", "./server", "BenchmarkCallRate/legacy/64", "p99-of-mcp-go", 1, false},
+	{"MCP calls, stateless, 8 connections: of the rate of a bare handler", "./server", "BenchmarkCallRate/modern/8", "of-bare", 0.5, true},
+	{"MCP calls, stateless, 8 connections: times the rate of mcp-go's server", "./server", "BenchmarkCallRate/modern/8", "times-mcp-go", 1.6, true},
+	{"MCP calls, stateless, 8 connections: 99th percentile, in that of mcp-go's server", "./server", "BenchmarkCallRate/modern/8", "p99-of-mcp-go", 1, false},
+	{"MCP calls, stateless, 64 connections: of the rate of a bare handler", "./server", "BenchmarkCallRate/modern/64", "of-bare", 0.5, true},
+	{"MCP calls, stateless, 64 connections: times the rate of mcp-go's server", "./server", "BenchmarkCallRate/modern/64", "times-mcp-go", 1.6, true},
+	{"MCP calls, stateless, 64 connections: 99th percentile, in that of mcp-go's server", "./server", "BenchmarkCallRate/modern/64", "p99-of-mcp-go", 1, false},
+	{"MCP call in a session: allocations", "./server", "BenchmarkCallCost/legacy/ours", "allocs/op", 140, false},
+	{"MCP call in a session: bytes allocated", "./server", "BenchmarkCallCost/legacy/ours", "B/op", 12 << 10, false},
+	{"MCP session without a stream, bytes", "./server", "BenchmarkSession", "B/session", 1 << 10, false},
+	{"10,000 open MCP streams, MB resident", "./server", "BenchmarkOpenStreams", "MB", 450, false},
 	{"Redis: get, in round trips", "./internal/store/redis", "BenchmarkStore/Get/1", "roundtrips", 1.5, false},
 	{"Redis: update, in round trips", "./internal/store/redis", "BenchmarkStore/Update/1", "roundtrips", 1.5, false},
 	{"Redis: create, in round trips", "./internal/store/redis", "BenchmarkStore/Create/1", "roundtrips", 1.5, false},
@@ -110,7 +126,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(chosen) == 0 {
 		return fmt.Errorf("-run %q matches none of %d figures", *match, len(promises))
 	}
-	if slices.Contains(packages(chosen), relay) {
+	if slices.ContainsFunc(chosen, func(p promise) bool { return p.pkg == relay }) {
 		remove, err := installRemote(ctx)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "mcp-remote is not measured:", err)
@@ -118,14 +134,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		defer remove()
 	}
 	figures := make(map[string][]float64) // by benchmark and metric
-	for _, pkg := range packages(chosen) {
-		fmt.Fprintf(os.Stderr, "measuring %s\n", pkg)
-		var names []string
-		for _, p := range chosen {
-			if p.pkg == pkg {
-				names = append(names, p.benchmark)
-			}
+	for _, part := range parts(chosen) {
+		pkg, names := part[0].pkg, []string{}
+		for _, p := range part {
+			names = append(names, p.benchmark)
 		}
+		fmt.Fprintf(os.Stderr, "measuring %s\n", pkg)
 		arguments := []string{"test", "-run", "^$", "-bench", pattern(names), "-count", strconv.Itoa(*count)}
 		if *duration > 0 {
 			arguments = append(arguments, "-benchtime", duration.String())
@@ -141,13 +155,21 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	return report(out, chosen, figures)
 }
 
-func packages(chosen []promise) (pkgs []string) {
+// parts are the promises that one go test can measure: of one package, with
+// names of the same number of levels, since a pattern of more levels than a
+// benchmark has does not measure it.
+func parts(chosen []promise) (parts [][]promise) {
+	one := func(a, b promise) bool {
+		return a.pkg == b.pkg && strings.Count(a.benchmark, "/") == strings.Count(b.benchmark, "/")
+	}
 	for _, p := range chosen {
-		if !slices.Contains(pkgs, p.pkg) {
-			pkgs = append(pkgs, p.pkg)
+		if i := slices.IndexFunc(parts, func(part []promise) bool { return one(part[0], p) }); i >= 0 {
+			parts[i] = append(parts[i], p)
+		} else {
+			parts = append(parts, []promise{p})
 		}
 	}
-	return pkgs
+	return parts
 }
 
 // installRemote installs mcp-remote where npm can, and tells the benchmarks

@@ -56,3 +56,16 @@ func TestPattern(t *testing.T) {
 		t.Errorf("%q matches more than it should", levels[2])
 	}
 }
+
+// Benchmarks of different depths are not measured by one pattern.
+func TestParts(t *testing.T) {
+	var chosen []promise
+	for _, name := range []string{"BenchmarkA/1", "BenchmarkB", "BenchmarkA/2", "BenchmarkC"} {
+		chosen = append(chosen, promise{pkg: "p", benchmark: name})
+	}
+	chosen = append(chosen, promise{pkg: "q", benchmark: "BenchmarkB"})
+	got := parts(chosen)
+	if len(got) != 3 || len(got[0]) != 2 || len(got[1]) != 2 || len(got[2]) != 1 || got[0][1].benchmark != "BenchmarkA/2" {
+		t.Errorf("parts %+v", got)
+	}
+}

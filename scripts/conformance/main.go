@@ -36,15 +36,27 @@ import (
 	"time"
 )
 
-// parts are the parts of the suite, by the name of the suite's own command.
+// parts are the parts of the suite, by the name of the suite's own command, and
+// the official client for TypeScript.
 var parts = map[string]func(context.Context, *bench) ([]scenario, error){
 	"authorization":     authorization,
-	"server-2025-11-25": serverScenarios("2025-11-25"),
-	"server-2026-07-28": serverScenarios("2026-07-28"),
+	"server-0.1.16":     serverScenarios(everythingOf("0.1.16")),
+	"server-2025-11-25": serverScenarios(required("2025-11-25")),
+	"server-2026-07-28": serverScenarios(required("2026-07-28")),
 
 	"sign-in-0.1.16":     signInScenarios("0.1.16", "2025-11-25"),
 	"sign-in-2025-11-25": signInScenarios("", "2025-11-25"),
 	"sign-in-2026-07-28": signInScenarios("", "2026-07-28"),
+
+	"relay-0.1.16":     relayScenarios("0.1.16", "2025-11-25"),
+	"relay-2025-11-25": relayScenarios("", "2025-11-25"),
+	"relay-2026-07-28": relayScenarios("", "2026-07-28"),
+
+	// Not of the suite, but like it.
+	"corners":           corners,
+	"everything-http":   exampleServer("streamableHttp", "/mcp"),
+	"everything-sse":    exampleServer("sse", "/sse"),
+	"typescript-client": typescript,
 }
 
 // bench is what a part needs: the program under test, the suite, and a

@@ -22,37 +22,54 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
 )
 
-// serverScenarios returns the part that runs the scenarios which a revision
-// requires, with those that it lists without scoring them, against the server
-// with the suite's fixtures. The suite knows no sign-in there: a proxy between
-// the two has signed in and adds the token.
-func serverScenarios(revision string) func(context.Context, *bench) ([]scenario, error) {
+// selection is a choice of server scenarios: the suite that has them, the
+// arguments by which it makes the choice, and their names.
+type selection func(context.Context, suite) (of suite, args, names []string, err error)
+
+// required are the scenarios that a revision requires, with those that it lists
+// without scoring them.
+func required(revision string) selection {
+	return func(_ context.Context, s suite) (suite, []string, []string, error) {
+		names, err := s.required(revision)
+		return s, []string{"--requirements", revision}, names, err
+	}
+}
+
+// everythingOf is what another release of the suite has for servers, what it
+// calls pending included.
+func everythingOf(release string) selection {
+	return func(ctx context.Context, s suite) (suite, []string, []string, error) {
+		s = s.at(release)
+		names, err := s.scenarios(ctx, "server")
+		return s, []string{"--suite", "all"}, names, err
+	}
+}
+
+// serverScenarios returns the part that runs the chosen scenarios against the
+// server with the suite's fixtures. The suite knows no sign-in there: a proxy
+// between the two has signed in and adds the token.
+func serverScenarios(choose selection) func(context.Context, *bench) ([]scenario, error) {
 	return func(ctx context.Context, b *bench) (found []scenario, err error) {
-		program := filepath.Join(b.dir, "conformance-server")
-		build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/mcp-clerk/mcp-clerk/scripts/conformance-server") //nolint:gosec // a path of ours
-		if text, err := build.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("build the server: %w\n%s", err, text)
-		}
-		srv, err := startProgram(ctx, b, program)
+		srv, err := startFixtures(ctx, b)
 		if err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, srv.stop()) }()
-		token, err := signIn(ctx, b, srv.url)
+		token, err := signIn(ctx, b, srv.url, "/mcp")
 		if err != nil {
 			return nil, err
 		}
-		front, stop, err := startProxy(ctx, srv.url, token)
+		front, stop, err := startProxy(ctx, srv.url, token, nil)
 		if err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
-		names, err := b.suite.required(revision)
+		chosen, args, names, err := choose(ctx, b.suite)
 		if err != nil {
 			return nil, err
 		}
 		out := filepath.Join(b.dir, "results")
-		cmd := b.suite.command(ctx, "server", "--url", front+"/mcp", "--requirements", revision, "--output-dir", out)
+		cmd := chosen.command(ctx, append([]string{"server", "--url", front + "/mcp", "--output-dir", out}, args...)...)
 		text, runErr := cmd.CombinedOutput()
 		// Its exit code says less than its results.
 		if found, err = results(out, names); err != nil {
@@ -63,9 +80,19 @@ func serverScenarios(revision string) func(context.Context, *bench) ([]scenario,
 	}
 }
 
+// startFixtures builds and starts the server with the suite's fixtures.
+func startFixtures(ctx context.Context, b *bench) (*process, error) {
+	program := filepath.Join(b.dir, "conformance-server")
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/mcp-clerk/mcp-clerk/scripts/conformance-server") //nolint:gosec // a path of ours
+	if text, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the server: %w\n%s", err, text)
+	}
+	return startProgram(ctx, b, program)
+}
+
 // signIn registers a client and signs a person in (RFC 6749 section 4.1, RFC
-// 7636).
-func signIn(ctx context.Context, b *bench, issuer string) (token string, err error) {
+// 7636), for the resource at path.
+func signIn(ctx context.Context, b *bench, issuer, path string) (token string, err error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -96,7 +123,7 @@ func signIn(ctx context.Context, b *bench, issuer string) (token string, err err
 	query := url.Values{
 		"response_type": {"code"}, "client_id": {client}, "redirect_uri": {redirect}, "state": {rand.Text()},
 		"code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"},
-		"resource": {issuer + "/mcp"}, "scope": {"mcp:tools"},
+		"resource": {issuer + path}, "scope": {"mcp:tools"},
 	}
 	p := devclerk.NewPerson("member@example.com", func(pressed string) { fmt.Fprintf(b.log, "pressed %q\n", pressed) })
 	if err := p.Walk(ctx, issuer+"/authorize?"+query.Encode()); err != nil {
@@ -112,7 +139,7 @@ func signIn(ctx context.Context, b *bench, issuer string) (token string, err err
 	}
 	form := url.Values{
 		"grant_type": {"authorization_code"}, "code": {code}, "client_id": {client}, "redirect_uri": {redirect},
-		"code_verifier": {verifier}, "resource": {issuer + "/mcp"},
+		"code_verifier": {verifier}, "resource": {issuer + path},
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, issuer+"/token", strings.NewReader(form.Encode()))
 	if err != nil {
@@ -137,8 +164,9 @@ func signIn(ctx context.Context, b *bench, issuer string) (token string, err err
 	return answer.Token, nil
 }
 
-// startProxy passes everything on to target as it is, with the token added.
-func startProxy(ctx context.Context, target, token string) (at string, stop func() error, err error) {
+// startProxy passes everything on to target as it is, with the token added, but
+// for what refuse answers; it may be nil.
+func startProxy(ctx context.Context, target, token string, refuse func(http.ResponseWriter, *http.Request) bool) (at string, stop func() error, err error) {
 	to, err := url.Parse(target)
 	if err != nil {
 		return "", nil, fmt.Errorf("read the server's URL: %w", err)
@@ -148,7 +176,7 @@ func startProxy(ctx context.Context, target, token string) (at string, stop func
 	if err != nil {
 		return "", nil, fmt.Errorf("listen for the proxy: %w", err)
 	}
-	front := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: &httputil.ReverseProxy{
+	proxy := &httputil.ReverseProxy{
 		FlushInterval: -1, // streams go through event by event
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
@@ -164,7 +192,12 @@ func startProxy(ctx context.Context, target, token string) (at string, stop func
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }, // the suite hangs up on streams
-	}}
+	}
+	front := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if refuse == nil || !refuse(w, r) {
+			proxy.ServeHTTP(w, r)
+		}
+	})}
 	done := make(chan error, 1)
 	go func() { done <- front.Serve(l) }()
 	return "http://" + l.Addr().String(), func() error {

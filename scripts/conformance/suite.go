@@ -152,8 +152,12 @@ func (s suite) scenarios(ctx context.Context, part string) ([]string, error) {
 
 // at is another release of the suite, installed beside this one.
 func (s suite) at(release string) suite {
-	modules := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(s.entry))))
-	return suite{node: s.node, entry: filepath.Join(modules, "conformance-"+release, "dist", "index.js")}
+	return suite{node: s.node, entry: filepath.Join(s.modules(), "conformance-"+release, "dist", "index.js")}
+}
+
+// modules is the directory of all that was installed.
+func (s suite) modules() string {
+	return filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(s.entry))))
 }
 
 // clientScenario is a scenario for clients, with the revisions it is about.
