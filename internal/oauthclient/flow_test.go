@@ -507,6 +507,9 @@ func TestCallbackAddress(t *testing.T) {
 		"under some name": {callback: oauthclient.Callback{Host: "box.example", Port: port}, redirect: "http://box.example:PORT/oauth/callback", reach: "127.0.0.1:" + fmt.Sprint(port), off: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if tc.callback.Host == "::1" || tc.callback.Bind == "::1" {
+				needsIPv6(t)
+			}
 			if tc.callback.OffLoopback() != tc.off {
 				t.Errorf("off loopback: %v", !tc.off)
 			}
@@ -541,6 +544,19 @@ func TestCallbackAddress(t *testing.T) {
 			}
 		})
 	}
+}
+
+func needsIPv6(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err == nil {
+		l.Close()
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("no IPv6 on loopback: %v", err)
+	}
+	t.Skipf("no IPv6 on loopback: %v", err)
 }
 
 func freePort(t *testing.T) int {
