@@ -379,6 +379,20 @@ func TestBodies(t *testing.T) {
 			}
 		})
 	}
+	for rest, status := range map[string]string{"2\r\n{}\r\n": "408", "2\r\n{}\r\n0\r\nX-Trailer: and\r\n": "400"} {
+		t.Run("chunks or trailers do not end, "+status, func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(s.url, "http://"), "/mcp"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_, _ = fmt.Fprintf(conn, "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer alice\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n%s", rest)
+			answer, err := io.ReadAll(conn) // until the server closes
+			if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+status)) {
+				t.Errorf("%v %s", err, answer)
+			}
+		})
+	}
 	t.Run("a slow call is not cut by the time for its body", func(t *testing.T) {
 		slow := start(t, with("slow", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
 			select {
