@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -184,6 +185,8 @@ func TestPanicAnswersThatCallAndTheProcessLives(t *testing.T) {
 		switch name, _ := jsonrpc.LookupString(call.Message.Params, "name"); name {
 		case "value":
 			panic("canary-secret")
+		case "goexit":
+			runtime.Goexit()
 		case "runtime":
 			_ = []int{}[len(name)]
 		}
@@ -195,7 +198,7 @@ func TestPanicAnswersThatCallAndTheProcessLives(t *testing.T) {
 		o.Listen = func(context.Context, *mcphttp.Call, mcphttp.Filter) (mcphttp.Filter, error) { panic("canary-secret") }
 	})
 	legacy := s.session("2025-11-25", "{}")
-	for _, name := range []string{"value", "runtime"} {
+	for _, name := range []string{"value", "runtime", "goexit"} {
 		body, h := modern(`"x"`, "tools/call", `"name":"`+name+`"`)
 		for _, res := range []*http.Response{s.post(body, h), s.post(`{"jsonrpc":"2.0","id":"x","method":"tools/call","params":{"name":"`+name+`"}}`, legacy)} {
 			if got := s.text(res); got != `{"jsonrpc":"2.0","id":"x","error":{"code":-32603,"message":"internal error"}}` {
