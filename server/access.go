@@ -254,7 +254,8 @@ func (s *Server) prepareList(ctx context.Context, x *exchange) error {
 	return nil
 }
 
-// current is the caller as Clerk knows them now. A deleted or banned user's
+// current is the caller as Clerk knows them now, within the organisation that
+// their grant is for. A deleted or banned user's
 // token is worth nothing any more, which the error says by ErrInvalidToken.
 func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	p := identity.FromContext(ctx)
@@ -264,16 +265,16 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	if user, err, known := s.known(ctx); known {
 		return user, err
 	}
-	return s.caller(ctx, p.Subject)
+	return s.caller(ctx, p)
 }
 
-// caller is who has that subject, as Clerk or the options know them now.
-func (s *Server) caller(ctx context.Context, subject string) (*identity.User, error) {
-	if !clerk.IsUser(subject) {
-		return s.machine(subject)
+// caller is current for a principal that is not in ctx.
+func (s *Server) caller(ctx context.Context, p *identity.Principal) (*identity.User, error) {
+	if !clerk.IsUser(p.Subject) {
+		return s.machine(p.Subject)
 	}
-	user, err := s.clerk.User(ctx, subject)
-	return s.judged(subject, &user, err)
+	user, err := s.clerk.User(ctx, p.Subject)
+	return s.judged(p, user, err)
 }
 
 // known is current without asking Clerk: what is still remembered of the caller.
@@ -290,15 +291,17 @@ func (s *Server) known(ctx context.Context) (_ *identity.User, err error, known 
 	if !known {
 		return nil, nil, false
 	}
-	found, err := s.judged(p.Subject, &user, err)
+	found, err := s.judged(p, user, err)
 	return found, err, true
 }
 
-func (s *Server) judged(subject string, user *identity.User, err error) (*identity.User, error) {
-	if err := s.refusal(subject, user, err); err != nil {
+// judged is what Clerk says of p's user, within p's organisation.
+func (s *Server) judged(p *identity.Principal, user identity.User, err error) (*identity.User, error) {
+	user = s.clerk.Within(user, p.Organization)
+	if err := s.refusal(p.Subject, &user, err); err != nil {
 		return nil, err
 	}
-	return user, nil
+	return &user, nil
 }
 
 // refusal judges what Clerk says of a user, which may be an error.

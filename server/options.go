@@ -137,6 +137,9 @@ type ClientOptions struct {
 	// RegistrationToken must be carried by registrations (RFC 7591 section 3),
 	// if it is set; at least 32 characters.
 	RegistrationToken Secret
+	// NoDevice switches the device authorization grant (RFC 8628) off, by which
+	// people connect a machine that has no browser.
+	NoDevice bool
 	// LoopbackDocuments allows documents and keys of clients to be fetched from
 	// this machine, also by http: for development.
 	LoopbackDocuments bool
@@ -152,6 +155,7 @@ func (o ClientOptions) authserver(publicURL string) authserver.Options {
 		PrivateRedirects:  o.PrivateRedirects,
 		RegistrationToken: o.RegistrationToken,
 		LoopbackDocuments: o.LoopbackDocuments,
+		NoDevice:          o.NoDevice,
 	}
 }
 

@@ -162,6 +162,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	auth.RefreshAbsolute = o.RefreshAbsolute
 	auth.ServerName = o.Title
 	auth.Logger = o.Logger
+	auth.Changed = s.chosen
 	auth.ClientAddr = proxies.clientAddr
 	auth.RequestID = func(r *http.Request) string { return telemetry.RequestID(r.Context()) }
 	auth.Now = o.Now

@@ -75,7 +75,7 @@ func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal
 	if !ours && !v.server.opts.Allowed.everyone() {
 		// Who has a token of ours was asked about before they got it. Clerk gives
 		// its own to everyone who can sign in there.
-		if _, err := v.server.caller(ctx, p.Subject); err != nil {
+		if _, err := v.server.caller(ctx, p); err != nil {
 			v.server.log.InfoContext(ctx, "caller not let in", "error", err)
 			if errors.Is(err, errNotAllowed) {
 				// Nobody has told them so yet, and signing in again is no help.
@@ -86,6 +86,7 @@ func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal
 		return p, nil
 	}
 	if user, err, known := v.server.clerk.Known(p.Subject); known {
+		user = v.server.clerk.Within(user, p.Organization)
 		if err := v.server.refusal(p.Subject, &user, err); errors.Is(err, identity.ErrInvalidToken) {
 			return nil, err
 		}

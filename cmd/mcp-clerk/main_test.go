@@ -79,6 +79,11 @@ func noteWindow() {
 //	kill-server        kill -9 that process
 //	stop-server        SIGTERM, and check that it ends with code 0
 //	exits CODE CMD…    run CMD and check its exit code
+//	device ask         ask for a device code, as a program that speaks RFC 8628
+//	device missing     check that there is no page for that
+//	device approve     as a person at a browser, let the device in
+//	device poll WANT   ask for its tokens: WANT is "tokens" or an error
+//	device refresh     refresh them
 //	bridge start ARGS… start "mcp-clerk connect ARGS…" with open pipes; its
 //	                   standard error goes to the file bridge.stderr, its
 //	                   process is $BRIDGE_PID
@@ -114,6 +119,7 @@ func TestScript(t *testing.T) {
 			"eventually":  cmdEventually,
 			"bridge":      cmdBridge,
 			"clerk":       cmdClerk,
+			"device":      cmdDevice,
 		},
 	})
 }
@@ -127,6 +133,7 @@ type processes struct {
 	bridge *bridgeProcess
 	clerk  *devclerk.Server
 	users  string // URL of the page of serve --dev
+	device deviceProcess
 }
 
 func of(ts *testscript.TestScript) *processes {

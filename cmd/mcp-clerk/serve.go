@@ -38,6 +38,7 @@ type serveOptions struct {
 	Config       string
 	Admission    string
 	Hosts        []string
+	NoDevice     bool
 	Proxies      []string
 	Lives        tokenLives
 	Allowed      allowed
@@ -103,6 +104,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.Config, "config", "", "YAML file with clients and admission, see docs/clients.md")
 	f.StringVar(&opts.Admission, "admission", "", "which clients may use the server: open, listed or configured (default open)")
 	f.StringSliceVar(&opts.Hosts, "admit-host", nil, "host of documents and redirects for --admission listed; \"loopback\" for apps on the user's machine (repeatable)")
+	f.BoolVar(&opts.NoDevice, "no-device", false, "do not let people connect machines without a browser by a code (RFC 8628)")
 	f.StringSliceVar(&opts.Proxies, "trusted-proxy", nil, "address or network of a reverse proxy whose X-Forwarded-For says whom to count requests against (repeatable)")
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
 	opts.Lives.bind(f)
@@ -287,6 +289,7 @@ func clientOptions(opts serveOptions, env *environment, publicURL string) (o ser
 	if opts.Admission != "" {
 		o.Admission = opts.Admission
 	}
+	o.NoDevice = opts.NoDevice
 	if len(opts.Hosts) > 0 {
 		o.AdmittedHosts = opts.Hosts
 	}

@@ -65,6 +65,10 @@ type SignIn interface {
 // one that is gone and identity.ErrUnavailable when it could not be asked.
 type Directory interface {
 	User(ctx context.Context, subject string) (identity.User, error)
+	// Find returns the users with these ids, at most 100, and those with that
+	// e-mail address if it is not "", without their organisations. Who is not
+	// known is missing.
+	Find(ctx context.Context, ids []string, email string) ([]identity.User, error)
 }
 
 // External is an authorization server other than this one.
@@ -121,6 +125,8 @@ type Options struct {
 	// RegistrationToken is the initial access token that registrations must
 	// carry (RFC 7591 section 3); "": none.
 	RegistrationToken secret.String
+	// NoDevice switches the device authorization grant (RFC 8628) off.
+	NoDevice bool
 	// LoopbackDocuments allows documents and keys of clients to be fetched from
 	// this machine, also by http: for development.
 	LoopbackDocuments bool
@@ -135,6 +141,9 @@ type Options struct {
 	Logger     *slog.Logger // nil: nothing is logged
 	// Observe is told of every Event; it must not block.
 	Observe func(context.Context, Event)
+	// Changed is told when a user has changed what their grants are for; it may
+	// take its time.
+	Changed func(ctx context.Context, subject string)
 	// ClientAddr says whom to count a request against; nil: the peer of the connection.
 	ClientAddr func(*http.Request) netip.Addr
 	// RequestID names a request on error pages and in the log; nil: a random one.
@@ -319,11 +328,17 @@ func (s *Server) Register(mux *http.ServeMux) {
 		if s.admission.policy != AdmitConfigured {
 			mux.Handle(p+"/register", s.public("POST", s.recordRegistration(s.register)))
 		}
+		if !s.opts.NoDevice {
+			mux.Handle(p+"/device_authorization", s.public("POST", s.deviceAuthorization))
+			mux.Handle(p+"/device", s.page("GET, POST", s.devicePage))
+		}
 		mux.Handle(p+"/token", s.public("POST", s.token))
 		mux.Handle(p+"/revoke", s.public("POST", s.revoke))
 		mux.Handle(p+"/introspect", s.public("POST", s.introspect))
 		mux.Handle(p+"/authorize", s.page("GET, POST", s.authorize))
 		mux.Handle(p+"/consent", s.page("GET, POST", s.consent))
+		mux.Handle(p+appsPath, s.page("GET, POST", s.apps(appsPath)))
+		mux.Handle(p+allAppsPath, s.page("GET, POST", s.apps(allAppsPath)))
 		mux.Handle(p+"/callback", s.page("GET", s.callback))
 	}
 }

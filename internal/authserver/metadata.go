@@ -14,6 +14,7 @@ type metadata struct {
 	Authorization          string   `json:"authorization_endpoint"`
 	Token                  string   `json:"token_endpoint"`
 	Registration           string   `json:"registration_endpoint,omitempty"`
+	Device                 string   `json:"device_authorization_endpoint,omitempty"` // RFC 8628 section 4
 	Revocation             string   `json:"revocation_endpoint"`
 	Introspection          string   `json:"introspection_endpoint"`
 	ClientDocuments        bool     `json:"client_id_metadata_document_supported"`
@@ -65,6 +66,10 @@ func (s *Server) newDocuments(tools, all []string) documents {
 	if s.admission.policy != AdmitConfigured {
 		registration = st.issuer + "/register"
 	}
+	device, grantTypes := st.issuer+"/device_authorization", []string{grantTypeCode, grantTypeRefresh, grantTypeDevice}
+	if s.opts.NoDevice {
+		device, grantTypes = "", grantTypes[:2]
+	}
 	md := encode(metadata{
 		Issuer:                st.issuer,
 		Authorization:         st.issuer + "/authorize",
@@ -72,12 +77,13 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		Registration:          registration,
 		Introspection:         st.issuer + "/introspect",
 		ClientDocuments:       s.admission.policy != AdmitConfigured,
+		Device:                device,
 		Revocation:            st.issuer + "/revoke",
 		JWKS:                  st.issuer + "/jwks.json",
 		Scopes:                all,
 		ResponseTypes:         []string{"code"},
 		ResponseModes:         []string{"query"},
-		GrantTypes:            []string{grantTypeCode, grantTypeRefresh},
+		GrantTypes:            grantTypes,
 		TokenAuthMethods:      authMethods,
 		TokenAuthAlgs:         algNames,
 		RevocationAuthMethods: authMethods,

@@ -63,6 +63,8 @@ type Options struct {
 	// RequestTimeout is how long a request may go without any message from the
 	// server that belongs to it (default 10 min).
 	RequestTimeout time.Duration
+	// Strategy is which transports are tried, in which order.
+	Strategy Strategy
 	// Filter says which tools the host may see and call.
 	Filter Filter
 	// PingInterval, if not 0, is how often a session that is open is kept alive

@@ -16,6 +16,17 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/transport"
 )
 
+// Strategy is which transports are tried, and in which order.
+type Strategy string
+
+// The strategies, under the names that mcp-remote has for them. "" is HTTPFirst.
+const (
+	HTTPFirst Strategy = "http-first"
+	SSEFirst  Strategy = "sse-first"
+	HTTPOnly  Strategy = "http-only"
+	SSEOnly   Strategy = "sse-only"
+)
+
 // eras is the server as a host of either era sees it. What the host sends goes
 // out first as it is; only what the server refuses as of another era is
 // translated, and so is what follows. What has been found out holds for the
@@ -45,7 +56,20 @@ func newEras(b *bridge, client *transport.Client) *eras {
 	e := &eras{b: b, client: client, modern: &modernLeg{client: client, b: b}, sole: make(chan struct{}, 1)}
 	e.forLegacy = client.NewSession(e.unasked)
 	e.forModern = e.modern
+	switch b.o.Strategy {
+	case SSEFirst, SSEOnly:
+		e.forLegacy = client.NewSSESession(e.unasked)
+		e.forModern = e.translate(era.NewToLegacy(e.legacyOptions()), e.dialSSE)
+	}
 	return e
+}
+
+func (e *eras) dialSSE(deliver func(*jsonrpc.Message) error) remote {
+	return e.client.NewSSESession(deliver)
+}
+
+func (e *eras) dialHTTP(deliver func(*jsonrpc.Message) error) remote {
+	return e.client.NewSession(deliver)
 }
 
 func (e *eras) unasked(m *jsonrpc.Message) error { return e.b.deliver(nil, m) }
@@ -179,6 +203,16 @@ func raw(data json.RawMessage) any {
 // does is asked by server/discover, and translated for if it answers; one that
 // takes neither may speak HTTP+SSE.
 func (e *eras) open(ctx context.Context, call transport.Call, now remote) error {
+	if _, sse := now.(*transport.SSESession); sse {
+		err := now.Do(ctx, call)
+		if e.b.o.Strategy != SSEFirst || !answered(err) {
+			return err
+		}
+		e.b.log.Debug("the server does not speak HTTP+SSE, trying Streamable HTTP", "answer", err.Error())
+		e.replace(&e.forModern, e.modern)
+		now = e.client.NewSession(e.unasked)
+		e.replace(&e.forLegacy, now)
+	}
 	given := call
 	// What a server of either era takes; a modern one requires it.
 	given.Header = http.Header{"Mcp-Method": {methodInitialize}}
@@ -206,7 +240,7 @@ func (e *eras) open(ctx context.Context, call transport.Call, now remote) error 
 	switch {
 	case again == nil || !answered(again):
 		return again
-	case !elsewhere(err) || !elsewhere(again):
+	case !elsewhere(err) || !elsewhere(again) || !e.fallsBack():
 		return settle(call, err)
 	}
 	e.b.log.Debug("nor that, trying HTTP+SSE", "answer", again.Error())
@@ -216,6 +250,9 @@ func (e *eras) open(ctx context.Context, call transport.Call, now remote) error 
 	}
 	return again
 }
+
+// fallsBack reports whether HTTP+SSE is tried when the server takes nothing else.
+func (e *eras) fallsBack() bool { return e.b.o.Strategy == "" || e.b.o.Strategy == HTTPFirst }
 
 // changed reports whether err says that a server is not, or no longer, of the
 // era that was found. Nothing was executed then.
@@ -324,7 +361,7 @@ func (e *eras) exit() { <-e.sole }
 func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) error {
 	if now != remote(e.modern) {
 		err := now.Do(ctx, call)
-		if !changed(err) {
+		if !changed(err) || e.b.o.Strategy == SSEOnly {
 			return err
 		}
 		e.replace(&e.forModern, e.modern)
@@ -427,12 +464,12 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 		return nil, nil
 	}
 	e.b.log.Debug("the server does not take a modern request, opening a session", "answer", why.Error())
-	t := e.translate(era.NewToLegacy(e.legacyOptions()), func(deliver func(*jsonrpc.Message) error) remote { return e.client.NewSession(deliver) })
+	t := e.translate(era.NewToLegacy(e.legacyOptions()), e.dialHTTP)
 	err := e.discover(ctx, call, t)
-	if answered(err) && elsewhere(why) && elsewhere(err) {
+	if answered(err) && elsewhere(why) && elsewhere(err) && e.fallsBack() {
 		e.retire(t)
 		e.b.log.Debug("nor initialize, trying HTTP+SSE", "answer", err.Error())
-		t = e.translate(era.NewToLegacy(e.legacyOptions()), func(deliver func(*jsonrpc.Message) error) remote { return e.client.NewSSESession(deliver) })
+		t = e.translate(era.NewToLegacy(e.legacyOptions()), e.dialSSE)
 		err = e.discover(ctx, call, t)
 	}
 	if err != nil {

@@ -43,7 +43,14 @@ type Principal struct {
 	Scopes    []string  // granted scopes
 	AllScopes bool      // scopes do not limit the token
 	Expires   time.Time // expiry of the access token; zero: it has none
+	// Organization is the organisation ("org_…") that the grant was given for,
+	// as it is now, or NoOrganization. The user's roles and permissions in
+	// others do not count. "": the grant names none, and all of them count.
+	Organization string
 }
+
+// NoOrganization is a choice of a person: none of their organisations.
+const NoOrganization = "none"
 
 // HasScope reports whether the token carries scope.
 func (p *Principal) HasScope(scope string) bool {
@@ -94,6 +101,23 @@ func (u *User) HasRole(roles ...string) bool {
 		}
 	}
 	return false
+}
+
+// Within is the user as a grant for that organisation sees them: with no
+// membership but that one. With "" they are unchanged. Roles that a membership
+// gave by the operator's rules are still there: see clerk.Clerk.Within.
+func (u User) Within(org string) User {
+	if org == "" {
+		return u
+	}
+	all := u.Memberships
+	u.Memberships = nil
+	for _, m := range all {
+		if m.OrgID == org {
+			u.Memberships = append(u.Memberships, m)
+		}
+	}
+	return u
 }
 
 // In reports whether the membership is one of the organisation with that id or
