@@ -268,7 +268,7 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	return s.caller(ctx, p)
 }
 
-// caller is current for a principal that is not in ctx.
+// caller is p's user, as Clerk or the options know them now.
 func (s *Server) caller(ctx context.Context, p *identity.Principal) (*identity.User, error) {
 	if !clerk.IsUser(p.Subject) {
 		return s.machine(p.Subject)

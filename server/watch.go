@@ -116,11 +116,6 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 	}
 }
 
-// listening are the users with open streams. About machines Clerk has no news.
-func (s *Server) listening() []string {
-	return slices.DeleteFunc(s.endpoint.Listening(), func(subject string) bool { return !clerk.IsUser(subject) })
-}
-
 // endGone ends what a user who is gone has left, best effort: the next look at
 // them, or the next refresh of their clients, tries again.
 func (s *Server) endGone(ctx context.Context, subject string) {
@@ -154,6 +149,11 @@ func (s *Server) endStreamsWithin(subject string, user *identity.User) {
 		within := user.Within(p.Organization)
 		return !s.opts.Allowed.admits(&within)
 	})
+}
+
+// listening are the users with open streams. About machines Clerk has no news.
+func (s *Server) listening() []string {
+	return slices.DeleteFunc(s.endpoint.Listening(), func(subject string) bool { return !clerk.IsUser(subject) })
 }
 
 func is(subject string) func(*identity.Principal) bool {
