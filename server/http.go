@@ -49,6 +49,9 @@ func (s *Server) SignIns() http.Handler { return s.auth.SignIns() }
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	s.auth.Register(mux)
+	if s.opts.byClerk() {
+		mux.HandleFunc(serverMetadataPath, s.clerkMetadata)
+	}
 	prefix := ""
 	if u, err := url.Parse(s.opts.PublicURL); err == nil {
 		prefix = strings.TrimRight(u.EscapedPath(), "/")
@@ -175,15 +178,15 @@ var (
 	frontHTML string
 	//go:embed front.css
 	frontCSS string
-	front    = template.Must(template.New("front").Parse(frontHTML))
 )
 
 // frontPage is for a person who opens the server's URL in a browser. It is the
 // same for everyone, so it is made once.
 func (s *Server) frontPage() http.Handler {
 	var page bytes.Buffer
+	front := template.Must(template.New("front").Parse(frontHTML))
 	if err := front.Execute(&page, map[string]any{
-		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "About": s.opts.WebsiteURL,
+		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "Apps": s.opts.PublicURL + "/account", "About": s.opts.WebsiteURL,
 		"CSS": template.CSS(frontCSS), //nolint:gosec // this package's own file
 	}); err != nil {
 		panic(fmt.Sprintf("server: front page: %v", err)) // strings only

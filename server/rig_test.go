@@ -296,7 +296,8 @@ type browser struct {
 	page   string
 	landed *url.URL // the redirect to stopAt, which nobody listens on
 	status int
-	refuse bool // a page may be a refusal
+	refuse bool       // a page may be a refusal
+	chosen url.Values // of selections, for the next button that is pressed
 }
 
 func newBrowser(t testing.TB, stopAt string) *browser {
@@ -396,6 +397,10 @@ func (b *browser) press(label string) {
 		if !pressed {
 			continue
 		}
+		for name, list := range b.chosen {
+			values[name] = list
+		}
+		b.chosen = nil
 		target, err := b.at.Parse(attr(form, "action"))
 		if err != nil {
 			b.t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 )
 
@@ -67,16 +68,17 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-s.news.wake:
-			listening, told = s.news.take(s.endpoint.Listening()), true
+			listening, told = s.news.take(s.listening()), true
 		case <-tick.C:
-			listening = s.endpoint.Listening()
+			listening = s.listening()
 			for subject := range seen {
 				if !slices.Contains(listening, subject) {
 					delete(seen, subject)
 				}
 			}
 		}
-		s.clerk.Survey(ctx, listening, s.organisationsMatter(), func(subject string, user identity.User, err error) {
+		matter := s.organisationsMatter()
+		s.clerk.Survey(ctx, listening, matter, func(subject string, user identity.User, err error) {
 			err = s.refusal(subject, &user, err)
 			now := "refused"
 			switch {
@@ -84,8 +86,19 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 				// The next request of theirs is refused, and so is the next
 				// stream.
 				defer s.endpoint.EndStreams(is(subject))
+				if errors.Is(err, identity.ErrNoUser) {
+					s.endGone(ctx, subject)
+				}
 			case err == nil:
 				now = "has " + s.toolsOf(&user)
+				if !matter {
+					break
+				}
+				for _, org := range organisationsOf(&user) {
+					within := s.clerk.Within(user, org)
+					now += ", in " + org + " " + s.toolsOf(&within)
+				}
+				s.endStreamsWithin(subject, &user)
 			default:
 				// Not known is no change; but who was to be told is told, since
 				// nobody will say it again.
@@ -101,6 +114,46 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 			}
 		})
 	}
+}
+
+// endGone ends what a user who is gone has left, best effort: the next look at
+// them, or the next refresh of their clients, tries again.
+func (s *Server) endGone(ctx context.Context, subject string) {
+	ctx, cancel := context.WithTimeout(ctx, webhookTimeout)
+	defer cancel()
+	if err := s.auth.EndUser(ctx, subject); err != nil {
+		s.log.WarnContext(ctx, "grants of a user who is gone not ended", "subject", subject, "error", err)
+	}
+}
+
+// organisationsOf are the organisations that grants of user may be for.
+func organisationsOf(user *identity.User) []string {
+	orgs := []string{identity.NoOrganization}
+	for _, m := range user.Memberships {
+		orgs = append(orgs, m.OrgID)
+	}
+	slices.Sort(orgs)
+	return orgs
+}
+
+// endStreamsWithin ends the streams of those grants of user whose organisation
+// does not let them use the server any more.
+func (s *Server) endStreamsWithin(subject string, user *identity.User) {
+	if s.opts.Allowed.everyone() {
+		return
+	}
+	s.endpoint.EndStreams(func(p *identity.Principal) bool {
+		if p == nil || p.Subject != subject {
+			return false
+		}
+		within := user.Within(p.Organization)
+		return !s.opts.Allowed.admits(&within)
+	})
+}
+
+// listening are the users with open streams. About machines Clerk has no news.
+func (s *Server) listening() []string {
+	return slices.DeleteFunc(s.endpoint.Listening(), func(subject string) bool { return !clerk.IsUser(subject) })
 }
 
 func is(subject string) func(*identity.Principal) bool {

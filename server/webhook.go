@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
 )
 
@@ -31,6 +32,7 @@ const (
 type clerkNews struct {
 	From   string       `json:"from"` // the instance
 	Change clerk.Change `json:"change"`
+	Chosen string       `json:"chosen,omitempty"` // a user who gave a grant another organisation
 }
 
 // webhook is where Clerk says what has changed. It answers 2xx for what was
@@ -79,8 +81,13 @@ func (s *Server) webhook(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusServiceUnavailable, fmt.Errorf("note the webhook: %w", err))
 		return
 	}
-	if err := s.spread(ctx, d.Change); err != nil {
-		// Not every instance knows: let it come again, even if just so.
+	err = s.spread(ctx, d.Change)
+	if err == nil && d.Event == "user.deleted" {
+		err = s.endIfGone(ctx, d.Users)
+	}
+	if err != nil {
+		// Not every instance knows, or not all is done: let it come again, even
+		// if just so.
 		if err := s.store.Delete(ctx, key); err != nil {
 			s.log.WarnContext(ctx, "webhook stays noted", "error", err)
 		}
@@ -89,6 +96,23 @@ func (s *Server) webhook(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.InfoContext(ctx, "webhook", "event", d.Event, "users", d.Users, "organisations", d.Organisations)
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// endIfGone ends the grants of users whom Clerk does not know any more. Clerk is
+// asked, since a delivery alone decides nothing.
+func (s *Server) endIfGone(ctx context.Context, users []string) error {
+	for _, subject := range users {
+		_, err := s.clerk.User(ctx, subject)
+		switch {
+		case errors.Is(err, identity.ErrNoUser):
+			if err := s.auth.EndUser(ctx, subject); err != nil {
+				return fmt.Errorf("end the grants of user %q: %w", subject, err)
+			}
+		case err != nil:
+			return fmt.Errorf("ask whether the user is gone: %w", err)
+		}
+	}
+	return nil
 }
 
 func deliveryKey(d clerk.Delivery) string {
@@ -125,7 +149,25 @@ func (s *Server) heard(message []byte) {
 		s.log.Warn("news of Clerk from another instance not understood")
 		return
 	}
-	if n.From != s.instance {
-		s.follow(n.Change)
+	if n.From == s.instance {
+		return
+	}
+	if n.Chosen != "" {
+		s.listsChanged(is(n.Chosen))
+		return
+	}
+	s.follow(n.Change)
+}
+
+// chosen tells the clients of a user whose grant is for another organisation
+// now that their lists have changed, here and by the other instances.
+func (s *Server) chosen(ctx context.Context, subject string) {
+	s.listsChanged(is(subject))
+	message, err := json.Marshal(clerkNews{From: s.instance, Chosen: subject})
+	if err == nil {
+		err = s.store.Publish(ctx, topicClerk, message)
+	}
+	if err != nil {
+		s.log.WarnContext(ctx, "the other instances do not know of a changed organisation", "subject", subject, "error", err)
 	}
 }

@@ -113,6 +113,7 @@ func (f *configFile) client(n ast.Node) server.Client {
 		"id":            func(n ast.Node) { c.ID = f.text(n) },
 		"name":          func(n ast.Node) { c.Name = f.text(n) },
 		"redirect_uris": func(n ast.Node) { c.RedirectURIs = f.texts(n) },
+		"device":        func(n ast.Node) { c.Device = f.yes(n) },
 		"secret_sha256": func(n ast.Node) { c.SecretHash = f.text(n) },
 		"jwks_uri":      func(n ast.Node) { c.JWKSURI = f.text(n) },
 		"jwks_file":     func(n ast.Node) { c.JWKS = f.file(n) },
@@ -174,6 +175,15 @@ func (f *configFile) text(n ast.Node) string {
 		return ""
 	}
 	return s.Value
+}
+
+func (f *configFile) yes(n ast.Node) bool {
+	b, ok := n.(*ast.BoolNode)
+	if !ok {
+		f.fault(n, "this is not true or false")
+		return false
+	}
+	return b.Value
 }
 
 func (f *configFile) texts(n ast.Node) []string {

@@ -141,7 +141,7 @@ func showSignIn(w io.Writer, url, code string, pasting bool) {
 
 func isTerminal(r io.Reader) bool {
 	f, ok := r.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // readLines returns the lines that are typed, until the input ends. The

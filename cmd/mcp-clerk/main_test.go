@@ -74,9 +74,16 @@ func noteWindow() {
 //	clerk allow URL    let it redirect to URL
 //	clerk role ID ROLE give the user with that id a role, "" for none
 //	clerk press A ID   press the button A for a user on the page of serve --dev
+//	clerk switch A B   switch A (on, off or rotate) on the stand-in of serve --dev
+//	clerk key ID NAME  make an API key of the user or organisation, in $NAME
 //	kill-server        kill -9 that process
 //	stop-server        SIGTERM, and check that it ends with code 0
 //	exits CODE CMD…    run CMD and check its exit code
+//	device ask         ask for a device code, as a program that speaks RFC 8628
+//	device missing     check that there is no page for that
+//	device approve     as a person at a browser, let the device in
+//	device poll WANT   ask for its tokens: WANT is "tokens" or an error
+//	device refresh     refresh them
 //	bridge start ARGS… start "mcp-clerk connect ARGS…" with open pipes; its
 //	                   standard error goes to the file bridge.stderr, its
 //	                   process is $BRIDGE_PID
@@ -112,6 +119,7 @@ func TestScript(t *testing.T) {
 			"eventually":  cmdEventually,
 			"bridge":      cmdBridge,
 			"clerk":       cmdClerk,
+			"device":      cmdDevice,
 		},
 	})
 }
@@ -125,6 +133,7 @@ type processes struct {
 	bridge *bridgeProcess
 	clerk  *devclerk.Server
 	users  string // URL of the page of serve --dev
+	device deviceProcess
 }
 
 func of(ts *testscript.TestScript) *processes {
@@ -418,6 +427,17 @@ func cmdClerk(ts *testscript.TestScript, neg bool, args []string) {
 		if resp.StatusCode != http.StatusOK {
 			ts.Fatalf("clerk press: %s", resp.Status)
 		}
+	case "switch":
+		resp, err := http.PostForm(strings.TrimSuffix(p.users, "/users")+"/switches", neturl.Values{args[1]: {args[2]}})
+		ts.Check(err)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			ts.Fatalf("clerk switch: %s", resp.Status)
+		}
+	case "key":
+		key, err := p.clerk.AddAPIKey(devclerk.APIKey{Subject: args[1]})
+		ts.Check(err)
+		ts.Setenv(args[2], key)
 	default:
 		ts.Fatalf("clerk: unknown %q", args[0])
 	}

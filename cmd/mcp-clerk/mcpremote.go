@@ -82,7 +82,7 @@ func mcpRemoteHashes(server string, o *signInOptions) []string {
 			var text strings.Builder
 			enc := json.NewEncoder(&text) // in the order of the names, as there
 			enc.SetEscapeHTML(false)
-			if enc.Encode(params) == nil {
+			if err := enc.Encode(params); err == nil {
 				parts = append(parts, strings.TrimSuffix(text.String(), "\n"))
 			}
 		}

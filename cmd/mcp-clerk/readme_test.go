@@ -66,7 +66,7 @@ func TestREADME(t *testing.T) {
 		if err != nil || len(documents) == 0 {
 			t.Fatalf("no decisions were found: %v", err)
 		}
-		for _, name := range []string{"README.md", "SECURITY.md", filepath.Join("docs", "architecture.md"), filepath.Join("docs", "operations.md"), filepath.Join("docs", "clerk.md")} {
+		for _, name := range []string{"README.md", "SECURITY.md", filepath.Join("docs", "architecture.md"), filepath.Join("docs", "operations.md"), filepath.Join("docs", "clerk.md"), filepath.Join("docs", "connect.md")} {
 			documents = append(documents, filepath.Join("..", "..", name))
 		}
 		flag := regexp.MustCompile("`[^`]*?(--[a-z][a-z0-9-]+)[^`]*`")
@@ -99,6 +99,22 @@ func TestREADME(t *testing.T) {
 		for _, name := range regexp.MustCompile(`(?m)^ +(?:-\w, |    )(--[a-z0-9-]+)|\b([A-Z]+_[A-Z_]+)\b`).FindAllStringSubmatch(text, -1) {
 			if name := name[1] + name[2]; name != "--help" && name != "NAME_FILE" && !described[name] && !strings.Contains(readme, "`"+name+"`") {
 				t.Errorf("serve --help has %s, which the README does not describe", name)
+			}
+		}
+	})
+
+	t.Run("settings of connect and login", func(t *testing.T) {
+		section := func(title string) string {
+			_, text, _ := strings.Cut(readme, "\n### "+title+"\n")
+			text, _, _ = strings.Cut(text, "\n#")
+			return text
+		}
+		both := section("Settings of connect and login")
+		for command, text := range map[string]string{"login": both, "connect": both + section("Settings of connect")} {
+			for _, m := range regexp.MustCompile(`(?m)^ +(--[a-z0-9-]+)`).FindAllStringSubmatch(help(command), -1) {
+				if m[1] != "--help" && !strings.Contains(text, "`"+m[1]+"`") {
+					t.Errorf("%s --help has %s, which the README does not describe", command, m[1])
+				}
 			}
 		}
 	})

@@ -21,6 +21,9 @@ type relayOptions struct {
 	HeaderFile string
 	NoCookies  bool
 
+	Transport string
+	Protocol  string
+
 	AllowTools  []string
 	IgnoreTools []string
 	MaxMessage  sizeFlag
@@ -37,6 +40,10 @@ func (o *relayOptions) bind(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.Headers, "header", nil, `header for every request to the server, as "Name: value"; ${NAME} is taken from the environment (repeatable)`)
 	f.StringVar(&o.HeaderFile, "header-file", "", "file of such headers, a line each")
 	f.BoolVar(&o.NoCookies, "disable-cookies", false, "keep no cookies (they are kept for balancers that need them, until the command ends)")
+
+	f.StringVar(&o.Transport, "transport", string(bridge.HTTPFirst), "transports to try: http-first, http-only, sse-first or sse-only")
+	f.StringVar(&o.Protocol, "protocol", "auto", "")
+	_ = f.MarkHidden("protocol") // for mcp-remote's users: revisions are always found out
 
 	f.StringArrayVar(&o.AllowTools, "allow-tool", nil, "show and allow only tools whose name matches, * standing for anything (repeatable)")
 	f.StringArrayVar(&o.IgnoreTools, "ignore-tool", nil, "hide and refuse tools whose name matches (repeatable)")
@@ -73,6 +80,15 @@ func (o *relayOptions) apply(options *bridge.Options) error {
 	}
 	if o.KeepAlive && options.PingInterval == 0 {
 		options.PingInterval = 30 * time.Second
+	}
+	options.Strategy = bridge.Strategy(o.Transport)
+	switch options.Strategy {
+	case bridge.HTTPFirst, bridge.HTTPOnly, bridge.SSEFirst, bridge.SSEOnly:
+	default:
+		return usagef("--transport %q is none of http-first, http-only, sse-first and sse-only", o.Transport)
+	}
+	if o.Protocol != "auto" && o.Protocol != "legacy" {
+		return usagef("--protocol %q is neither auto nor legacy", o.Protocol)
 	}
 	options.MaxMessage = int(o.MaxMessage)
 	options.Filter = bridge.Filter{Allow: o.AllowTools, Ignore: o.IgnoreTools}

@@ -104,6 +104,11 @@ func (o *signInOptions) apply(options *oauthclient.Options, env *environment) er
 	if options.StaticToken, err = secretFrom(env, "MCP_CLERK_TOKEN", "--token-file", o.TokenFile); err != nil {
 		return err
 	}
+	if o.TokenFile != "" {
+		options.ReadToken = func() (secret.String, error) {
+			return secretFrom(env, "MCP_CLERK_TOKEN", "--token-file", o.TokenFile)
+		}
+	}
 	options.Scope, options.UseIDToken, options.AllowPrivate = o.Scope, o.UseIDToken, o.AllowPrivate
 	switch {
 	case o.Device && o.ClientCredentials:
@@ -257,7 +262,8 @@ func readJSONFlag(flag, value string, env *environment, into any) error {
 		return nil
 	}
 	var members map[string]json.RawMessage
-	if json.Unmarshal(raw, &members) != nil {
+	err := json.Unmarshal(raw, &members)
+	if err != nil {
 		return usagef("%s is not a JSON object", flag)
 	}
 	var missing []string
@@ -273,7 +279,9 @@ func readJSONFlag(flag, value string, env *environment, into any) error {
 			}
 			return v
 		})
-		members[name], _ = json.Marshal(text) // a string
+		if members[name], err = json.Marshal(text); err != nil {
+			return usagef("%s is not the JSON that was expected", flag)
+		}
 	}
 	if len(missing) > 0 {
 		return usagef("%s: the environment has no %s", flag, strings.Join(missing, ", "))
@@ -304,14 +312,14 @@ func secretFrom(env *environment, name, flag, path string) (secret.String, error
 
 func readSmallFile(path string) ([]byte, error) {
 	const most = 64 << 10
-	info, err := os.Stat(path) //nolint:gosec // the user names the file
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() && info.Mode()&os.ModeNamedPipe == 0 || info.Size() > most {
 		return nil, fmt.Errorf("%q is not a small file", path)
 	}
-	return os.ReadFile(path) //nolint:gosec // as above
+	return os.ReadFile(path)
 }
 
 // readSigner reads a private key in any of the forms that OpenSSL writes.

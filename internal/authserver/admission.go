@@ -45,6 +45,9 @@ type Client struct {
 	SecretHash string          // SHA-256 of the secret, 64 hex digits
 	JWKS       json.RawMessage // RFC 7517 section 5; public keys
 	JWKSURI    string
+	// Device lets the client use the device authorization grant (RFC 8628); it
+	// may then do without redirect URIs.
+	Device bool
 }
 
 // ConnectClient is the id of the built-in public client: a command on the
@@ -53,7 +56,7 @@ const ConnectClient = "mcp-clerk-connect"
 
 func connectClient() *client {
 	return &client{
-		ID: ConnectClient, Name: "mcp-clerk connect", AuthMethod: methodNone, GrantTypes: []string{grantTypeCode, grantTypeRefresh},
+		ID: ConnectClient, Name: "mcp-clerk connect", AuthMethod: methodNone, GrantTypes: []string{grantTypeCode, grantTypeRefresh, grantTypeDevice},
 		RedirectURIs: []string{"http://127.0.0.1/oauth/callback", "http://localhost/oauth/callback", "http://[::1]/oauth/callback"},
 		fixed:        true,
 	}
@@ -101,6 +104,9 @@ func (a admission) admit(c *client) error {
 	vouched := isDocumentID(c.ID)
 	if vouched && !a.lists(c.ID) || c.JWKSURI != "" && !a.lists(c.JWKSURI) {
 		return errNotAdmitted
+	}
+	if len(c.RedirectURIs) == 0 && !vouched && !slices.Contains(a.hosts, HostLoopback) {
+		return errNotAdmitted // a device, of which nothing is proven
 	}
 	for _, uri := range c.RedirectURIs {
 		if strings.HasPrefix(uri, "https:") {
@@ -199,7 +205,14 @@ func (s *Server) fixedClient(in Client) (*client, error) {
 			return nil, err
 		}
 	}
-	c, err := s.newClient(&registration{RedirectURIs: in.RedirectURIs, Name: in.Name, AuthMethod: method, JWKS: in.JWKS, JWKSURI: in.JWKSURI})
+	var grantTypes []string
+	if in.Device {
+		grantTypes = []string{grantTypeRefresh, grantTypeDevice}
+		if len(in.RedirectURIs) > 0 {
+			grantTypes = append(grantTypes, grantTypeCode)
+		}
+	}
+	c, err := s.newClient(&registration{RedirectURIs: in.RedirectURIs, Name: in.Name, AuthMethod: method, GrantTypes: grantTypes, JWKS: in.JWKS, JWKSURI: in.JWKSURI})
 	if err != nil {
 		return nil, errors.New(asOAuthError(err).Description)
 	}

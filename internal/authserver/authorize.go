@@ -29,11 +29,29 @@ type authRequest struct {
 	Consent bool `json:"consent,omitempty"` // to approve again
 	None    bool `json:"none,omitempty"`    // nothing
 
+	// Organization is what the user has chosen, "" if nothing yet.
+	Organization string `json:"org,omitempty"`
+
 	Flight string `json:"flight,omitempty"` // id in the flight recorder
+
+	// Page is that of this server which the person signs in for; there is no
+	// client then.
+	Page string `json:"page,omitempty"`
+
+	// Of a device (RFC 8628) instead of Redirect, State and Challenge.
+	Device string `json:"device,omitempty"` // its user code
+	From   string `json:"from,omitempty"`   // address that asked, "" if that says nothing
+	Asked  int64  `json:"asked,omitempty"`  // unix milliseconds
 }
 
 // url is the request as the client made it, to start over; prompt replaces its own.
 func (req *authRequest) url(s *Server, prompt string) string {
+	if req.Device != "" {
+		return withQuery(s.site.issuer+"/device", "user_code", showUserCode(req.Device), "prompt", prompt)
+	}
+	if req.Page != "" {
+		return withQuery(s.site.issuer+req.Page, "prompt", prompt)
+	}
 	q := url.Values{
 		"response_type": {"code"}, "client_id": {req.Client}, "redirect_uri": {req.Redirect}, "resource": {s.site.resource},
 		"scope": {strings.Join(req.Scopes, " ")}, "code_challenge": {req.Challenge}, "code_challenge_method": {"S256"},
@@ -220,6 +238,8 @@ type consentRecord struct {
 	Resource string   `json:"resource"`
 	Mark     []byte   `json:"mark"`
 	At       int64    `json:"at"` // unix milliseconds
+	// Organization is what the grant was for, to be proposed the next time.
+	Organization string `json:"org,omitempty"`
 }
 
 func consentKey(subject, clientID string) string {
@@ -244,6 +264,7 @@ func (s *Server) remembered(ctx context.Context, subject string, c *client, req 
 		return false
 	}
 	rec, ok := s.loadConsent(ctx, subject, c)
+	req.Organization = rec.Organization
 	return ok && rec.Redirect == req.Redirect && rec.Resource == s.site.resource && subset(req.Scopes, rec.Scopes)
 }
 
@@ -259,6 +280,7 @@ func (s *Server) saveConsent(ctx context.Context, subject string, c *client, req
 	now := s.now()
 	value, err := json.Marshal(consentRecord{
 		Client: req.Client, Redirect: withoutPort(req.Redirect), Scopes: req.Scopes, Resource: s.site.resource, Mark: c.consentMark(), At: now.UnixMilli(),
+		Organization: req.Organization,
 	})
 	if err != nil {
 		return err

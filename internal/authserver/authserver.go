@@ -65,6 +65,16 @@ type SignIn interface {
 // one that is gone and identity.ErrUnavailable when it could not be asked.
 type Directory interface {
 	User(ctx context.Context, subject string) (identity.User, error)
+	// Find returns the users with these ids, at most 100, and those with that
+	// e-mail address if it is not "", without their organisations. Who is not
+	// known is missing.
+	Find(ctx context.Context, ids []string, email string) ([]identity.User, error)
+}
+
+// External is an authorization server other than this one.
+type External struct {
+	Issuer string   // its issuer identifier (RFC 8414 section 2)
+	Scopes []string // what clients are told to ask it for
 }
 
 // Event is something that happened to a client or grant and that an operator
@@ -97,6 +107,10 @@ type Options struct {
 	// server at all; nil: everyone may. No code is issued before it was asked.
 	Admit  func(*identity.User) bool
 	Scopes []Scope // beside ScopeTools and ScopeOffline; AddScope adds more
+	// External names another authorization server in the place of this one.
+	// What is left here is the resource's side: its metadata and Challenge.
+	// SignIn is then not required.
+	External *External
 	// PrivateRedirects are redirect URIs with a private-use scheme (RFC 8252
 	// section 7.1) that clients may register, beside the built-in list.
 	PrivateRedirects []string
@@ -111,6 +125,8 @@ type Options struct {
 	// RegistrationToken is the initial access token that registrations must
 	// carry (RFC 7591 section 3); "": none.
 	RegistrationToken secret.String
+	// NoDevice switches the device authorization grant (RFC 8628) off.
+	NoDevice bool
 	// LoopbackDocuments allows documents and keys of clients to be fetched from
 	// this machine, also by http: for development.
 	LoopbackDocuments bool
@@ -125,6 +141,9 @@ type Options struct {
 	Logger     *slog.Logger // nil: nothing is logged
 	// Observe is told of every Event; it must not block.
 	Observe func(context.Context, Event)
+	// Changed is told when a user has changed what their grants are for; it may
+	// take its time.
+	Changed func(ctx context.Context, subject string)
 	// ClientAddr says whom to count a request against; nil: the peer of the connection.
 	ClientAddr func(*http.Request) netip.Addr
 	// RequestID names a request on error pages and in the log; nil: a random one.
@@ -192,7 +211,7 @@ func New(o Options) (*Server, error) {
 	if o.Admit != nil && o.Directory == nil {
 		fault("nobody can be admitted without a directory")
 	}
-	if o.SignIn == nil {
+	if o.SignIn == nil && o.External == nil {
 		fault("no sign-in provider given")
 	}
 	if o.Now == nil {
@@ -212,6 +231,15 @@ func New(o Options) (*Server, error) {
 		fault("lives of a refresh token %v and %v may not be negative", o.RefreshIdle, o.RefreshAbsolute)
 	}
 	scopes := []Scope{{ScopeTools, "See and use the tools that your account may use, in your name"}}
+	if o.External != nil {
+		scopes = nil
+		for _, name := range o.External.Scopes {
+			if !validScope(name) {
+				fault("scope %q is no scope-token", name)
+			}
+			scopes = append(scopes, Scope{Name: name})
+		}
+	}
 	for _, sc := range o.Scopes {
 		if err := sc.check(); err != nil {
 			faults = append(faults, err)
@@ -288,6 +316,9 @@ func (s *Server) Register(mux *http.ServeMux) {
 	for path := range s.offer.Load().documents {
 		mux.Handle(path, s.public("GET, HEAD", s.recordDocument(s.document(path))))
 	}
+	if s.opts.External != nil {
+		return
+	}
 	prefixes := []string{s.site.prefix}
 	if s.site.prefix != "" {
 		prefixes = append(prefixes, "")
@@ -297,11 +328,17 @@ func (s *Server) Register(mux *http.ServeMux) {
 		if s.admission.policy != AdmitConfigured {
 			mux.Handle(p+"/register", s.public("POST", s.recordRegistration(s.register)))
 		}
+		if !s.opts.NoDevice {
+			mux.Handle(p+"/device_authorization", s.public("POST", s.deviceAuthorization))
+			mux.Handle(p+"/device", s.page("GET, POST", s.devicePage))
+		}
 		mux.Handle(p+"/token", s.public("POST", s.token))
 		mux.Handle(p+"/revoke", s.public("POST", s.revoke))
 		mux.Handle(p+"/introspect", s.public("POST", s.introspect))
 		mux.Handle(p+"/authorize", s.page("GET, POST", s.authorize))
 		mux.Handle(p+"/consent", s.page("GET, POST", s.consent))
+		mux.Handle(p+appsPath, s.page("GET, POST", s.apps(appsPath)))
+		mux.Handle(p+allAppsPath, s.page("GET, POST", s.apps(allAppsPath)))
 		mux.Handle(p+"/callback", s.page("GET", s.callback))
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/secret"
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
 )
@@ -461,4 +462,110 @@ func TestChromiumShowsPagesThatPeopleUnderstand(t *testing.T) {
 	b.open(e.issuer + "/signins")
 	b.do(chromedp.WaitVisible(chromedp.Search(`//h1[contains(., "Sign-ins")]`)))
 	b.look("signins")
+}
+
+// Somebody on a machine without a browser is let in from another one, by the
+// code and by the link, with a keyboard's form and a comparison; one who may not
+// use the server reads why.
+func TestChromiumConnectsADevice(t *testing.T) {
+	e, _, _ := realSite(t)
+	b := openTab(t, e)
+	if err := e.srv.AddScope(authserver.Scope{Name: "mcp:images", Description: "Have pictures made in your name, if your role allows it"}); err != nil {
+		t.Fatal(err)
+	}
+	e.provider.change("user_ada", func(u *identity.User) { u.Memberships = []identity.Membership{acme, globex} })
+	c := e.registerDevice("Claude Code")
+	e.addr = "203.0.113.9:1"
+	d := e.device(c, "scope", "")
+	b.open(e.issuer + "/device")
+	b.do(chromedp.WaitVisible(button("Continue")))
+	b.look("device")
+	b.do(chromedp.SendKeys(chromedp.CSS("#code"), "BCDFGHJK"+kb.Enter))
+	b.do(chromedp.WaitVisible(chromedp.Search(`//p[@role="alert"]`)))
+	b.look("device-unknown")
+	b.do(chromedp.Clear(chromedp.CSS("#code")), chromedp.SendKeys(chromedp.CSS("#code"), strings.ToLower(d.UserCode)+kb.Enter))
+	b.press("device-consent", "Approve")
+	b.do(chromedp.WaitVisible(button("Continue as")))
+	b.do(chromedp.SetValue(chromedp.CSS("select"), "org_acme"))
+	b.press("device-account", "Continue as")
+	b.do(chromedp.WaitVisible(chromedp.Search(`//h1[contains(., "is connected")]`)))
+	b.look("device-done")
+	if p := e.principal(e.tokens(e.poll(c, d)).access); p.Subject != "user_ada" || p.Organization != "org_acme" {
+		t.Errorf("principal %+v", p)
+	}
+
+	d = e.device(c)
+	b.open(d.Complete)
+	b.press("device-link", "Yes, it shows this code")
+	b.do(chromedp.WaitVisible(button("Approve")))
+	b.look("device-consent-signed-in")
+	b.press("", "Cancel") // though no organisation is chosen
+	b.do(chromedp.WaitVisible(chromedp.Search(`//h1[contains(., "Nothing was connected")]`)))
+	b.look("device-refused")
+	expectError(t, e.poll(c, d), 400, "access_denied")
+
+	b.open(e.device(c).Complete)
+	b.do(chromedp.Click(button("Yes, it shows this code")))
+	e.provider.change("user_ada", func(u *identity.User) { u.Banned = true })
+	b.do(chromedp.SetValue(chromedp.CSS("select"), "org_acme"))
+	b.press("", "Approve")
+	b.errorPage("device-refused-user", "banned")
+}
+
+// A person looks at their connected apps, changes an organisation, takes access
+// away, signs out; an administrator searches everybody's.
+func TestChromiumShowsConnectedApps(t *testing.T) {
+	e, redirect, codes := realSite(t)
+	b := openTab(t, e)
+	b.open(e.issuer + "/account")
+	b.do(chromedp.WaitVisible(chromedp.Search(`//p[contains(., "No application has access")]`)))
+	b.look("apps-none")
+
+	e.provider.change("user_ada", func(u *identity.User) {
+		u.Memberships, u.Roles = []identity.Membership{acme, globex}, []string{"admin"}
+	})
+	native := e.register("Claude Code", redirect)
+	native.redirect = redirect
+	b.authorize(native, "scope", "")
+	b.do(chromedp.WaitVisible(button("Approve")))
+	b.do(chromedp.SetValue(chromedp.CSS("select"), "org_globex"))
+	b.press("consent-organisation", "Approve")
+	tk := e.tokens(e.redeem(native, (<-codes).Get("code")))
+	c := e.registerDevice("Some Rather Long Name Of A Remote Builder In A Container")
+	d := e.device(c, "scope", "mcp:tools offline_access")
+	b.open(d.Complete)
+	b.do(chromedp.Click(button("Yes, it shows this code")))
+	b.do(chromedp.WaitVisible(button("Approve")))
+	b.do(chromedp.SetValue(chromedp.CSS("select"), "none"))
+	b.press("", "Approve")
+	b.do(chromedp.WaitVisible(chromedp.Search(`//h1[contains(., "is connected")]`)))
+	e.tokens(e.poll(c, d))
+
+	b.open(e.issuer + "/account")
+	b.do(chromedp.WaitVisible(button("Take the access away")))
+	b.look("apps")
+	b.do(chromedp.SetValue(chromedp.Search(`//section[contains(., "Claude Code")]//select`), "org_acme"))
+	b.do(chromedp.Click(chromedp.Search(`//section[contains(., "Claude Code")]//button[contains(., "Change")]`)))
+	b.do(chromedp.WaitVisible(chromedp.Search(`//p[@role="status"]`)))
+	b.look("apps-changed")
+	if p := e.principal(tk.access); p.Organization != "org_acme" {
+		t.Errorf("principal %+v", p)
+	}
+	b.do(chromedp.Click(chromedp.Search(`//a[contains(., "Everybody")]`)))
+	b.do(chromedp.WaitVisible(chromedp.CSS("#q")))
+	b.look("apps-everybody")
+	b.do(chromedp.SendKeys(chromedp.CSS("#q"), "claude"+kb.Enter))
+	b.do(chromedp.WaitVisible(chromedp.Search(`//input[@id="q" and @value="claude"]`)))
+	b.look("apps-found")
+	b.do(chromedp.Click(button("Take the access away")))
+	b.do(chromedp.WaitVisible(chromedp.Search(`//p[contains(., "Nothing was found")]`)))
+	b.look("apps-taken")
+	if e.valid(tk.access) {
+		t.Error("the access is still there")
+	}
+	b.do(chromedp.Click(chromedp.Search(`//a[contains(., "My own apps")]`)))
+	b.do(chromedp.WaitVisible(button("Sign out")))
+	b.press("", "Sign out")
+	b.do(chromedp.WaitVisible(chromedp.Search(`//h1[contains(., "signed out")]`)))
+	b.look("apps-signed-out")
 }

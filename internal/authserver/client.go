@@ -12,7 +12,7 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
 )
 
-// Grant types (RFC 6749 sections 4.1.3 and 6).
+// Grant types (RFC 6749 sections 4.1.3 and 6); see also grantTypeDevice.
 const (
 	grantTypeCode    = "authorization_code"
 	grantTypeRefresh = "refresh_token"

@@ -18,6 +18,7 @@ const (
 	prefixAccess  = "mcpc_at_"
 	prefixRefresh = "mcpc_rt_"
 	prefixCode    = "mcpc_code_"
+	prefixDevice  = "mcpc_dc_"
 	prefixSecret  = "mcpc_cs_"
 	prefixClient  = "mcpc_client_"
 )

@@ -1,6 +1,7 @@
 package authserver
 
 import (
+	"context"
 	"crypto/subtle"
 	"errors"
 	"net/http"
@@ -31,11 +32,12 @@ func (s *Server) sealTicket(w http.ResponseWriter, r *http.Request, t ticket) st
 // consentPage asks whether the client may have access; a is the account that
 // the browser last signed in with, or nil.
 func (s *Server) consentPage(w http.ResponseWriter, r *http.Request, c *client, req *authRequest, a *account) {
-	v := consentView{Client: s.clientView(c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent"}
+	v := consentView{Client: s.clientView(r, c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent"}
 	t := ticket{Request: *req}
 	if a != nil {
 		t.Shown = a.Subject
 		v.Account, v.Switch = a.label(), req.url(s, "login")
+		v.Organisations = s.question(r.Context(), a.Subject, s.usualOrganisation(r.Context(), a.Subject, c))
 	}
 	v.Ticket = s.sealTicket(w, r, t)
 	s.flights.step(req.Flight, stepConsent, "", "")
@@ -54,6 +56,12 @@ func (s *Server) askAccount(w http.ResponseWriter, r *http.Request, req *authReq
 		return
 	}
 	redirect(w, http.StatusSeeOther, withQuery(s.site.issuer+"/consent", "signin", handle))
+}
+
+// usualOrganisation is the one that subject has chosen for c before.
+func (s *Server) usualOrganisation(ctx context.Context, subject string, c *client) string {
+	rec, _ := s.loadConsent(ctx, subject, c)
+	return rec.Organization
 }
 
 // accountPage names the account that signed in. Its address alone, in another
@@ -88,8 +96,13 @@ func (s *Server) accountPage(w http.ResponseWriter, r *http.Request) {
 		s.clientErrorPage(w, r, err, req.url(s, ""))
 		return
 	}
+	chosen := req.Organization
+	if chosen == "" {
+		chosen = s.usualOrganisation(r.Context(), a.Subject, c)
+	}
 	s.render(w, http.StatusOK, "account", "Is this you?", consentView{
-		Client: s.clientView(c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent", Account: a.label(),
+		Organisations: s.question(r.Context(), a.Subject, chosen),
+		Client:        s.clientView(r, c, req), Scopes: s.scopeViews(req.Scopes), Action: s.site.prefix + "/consent", Account: a.label(),
 		Ticket: s.sealTicket(w, r, ticket{Request: *req, Handle: handle}),
 	})
 }
@@ -101,25 +114,10 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 		s.accountPage(w, r)
 		return
 	}
-	// Cookies ignore ports, and SameSite ignores them too: on loopback only
-	// the origin tells another server's page from ours.
-	if !s.sameOrigin(r) {
-		s.forgedPage(w, r)
-		return
-	}
-	form, err := readForm(w, r)
-	if err != nil {
-		s.forgedPage(w, r)
-		return
-	}
-	p, err := parseParams(form)
-	if err != nil || len(p.repeated) > 0 || r.URL.RawQuery != "" {
-		s.forgedPage(w, r)
-		return
-	}
+	p, ok := s.ownForm(w, r)
 	var t ticket
 	csrf := s.readCookie(r, cookieCSRF)
-	if csrf == "" || !s.openText(forForm, formTicket, p.get("ticket"), &t) ||
+	if !ok || csrf == "" || !s.openText(forForm, formTicket, p.get("ticket"), &t) ||
 		subtle.ConstantTimeCompare(t.CSRF, hash([]byte(csrf))) != 1 {
 		s.forgedPage(w, r)
 		return
@@ -130,9 +128,10 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if t.Handle != "" {
-		s.answerAccount(w, r, &t, p.get("decision"))
+		s.answerAccount(w, r, &t, p.get("decision"), p.get("organisation"))
 		return
 	}
+	t.Request.Organization = p.get("organisation") // it is judged before the grant is made
 	s.answerConsent(w, r, &t, p.get("decision"))
 }
 
@@ -143,7 +142,7 @@ func (s *Server) answerConsent(w http.ResponseWriter, r *http.Request, t *ticket
 		s.clientErrorPage(w, r, err, req.url(s, ""))
 		return
 	}
-	if _, err := s.findRedirect(c, req.Redirect); err != nil {
+	if err := s.stillAllowed(c, req); err != nil {
 		s.badRequestPage(w, r, err.Error())
 		return
 	}
@@ -160,7 +159,7 @@ func (s *Server) answerConsent(w http.ResponseWriter, r *http.Request, t *ticket
 }
 
 // answerAccount ends the sign-in, whatever the answer: its record counts once.
-func (s *Server) answerAccount(w http.ResponseWriter, r *http.Request, t *ticket, decision string) {
+func (s *Server) answerAccount(w http.ResponseWriter, r *http.Request, t *ticket, decision, organisation string) {
 	rec, err := s.takeSignin(r.Context(), t.Handle)
 	switch {
 	case errors.Is(err, store.ErrNotFound) || err == nil && rec.Account == nil:
@@ -172,9 +171,10 @@ func (s *Server) answerAccount(w http.ResponseWriter, r *http.Request, t *ticket
 	}
 	switch decision {
 	case "continue":
+		rec.Request.Organization = organisation
 		s.issueCode(w, r, &rec.Request, rec.Account, http.StatusSeeOther)
 	case "switch":
-		rec.Request.Login = true
+		rec.Request.Login, rec.Request.Organization = true, ""
 		s.beginSignIn(w, r, &rec.Request, "", http.StatusSeeOther)
 	case "cancel":
 		s.deny(w, r, &rec.Request, rec.Account.Subject)
@@ -186,7 +186,35 @@ func (s *Server) answerAccount(w http.ResponseWriter, r *http.Request, t *ticket
 func (s *Server) deny(w http.ResponseWriter, r *http.Request, req *authRequest, subject string) {
 	s.audit(r.Context(), Event{Name: "consent.denied", ClientID: req.Client, Subject: subject})
 	s.flights.step(req.Flight, stepStopped, "was refused by the person, who pressed Cancel", "")
-	redirect(w, http.StatusSeeOther, req.refusal(s, errDenied))
+	s.refuse(w, r, req, http.StatusSeeOther, errDenied)
+}
+
+// refuse ends a request by telling the client why, by its redirect URI or, a
+// device, with its next poll. For a page of ours nobody else is told.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, req *authRequest, status int, oe *oauthError) {
+	if req.Device != "" {
+		s.refuseDevice(w, r, req)
+		return
+	}
+	if req.Page != "" {
+		s.errorPage(w, r, errorPage{Status: http.StatusForbidden, Problem: "You were not signed in.",
+			Advice: "Nothing was changed.", Link: req.url(s, "login"), LinkText: "Sign in"})
+		return
+	}
+	redirect(w, status, req.refusal(s, oe))
+}
+
+// stillAllowed reports whether c may make the request, which was checked when
+// it was made: the client may have changed since.
+func (s *Server) stillAllowed(c *client, req *authRequest) error {
+	if req.Device == "" {
+		_, err := s.findRedirect(c, req.Redirect)
+		return err
+	}
+	if !s.allowsDevice(c) {
+		return errors.New("it may not connect devices")
+	}
+	return nil
 }
 
 // sameOrigin reports whether the form was sent from a page of this server, as

@@ -13,10 +13,12 @@ import (
 // The cookies. Two short ones guard the pages: csrf comes with a page and ties
 // its form to the browser, signin comes with the approval and ties the answer
 // of the sign-in provider to it. account names the user who signed in last.
+// person is the proof of a recent sign-in, for the connected apps.
 const (
 	cookieCSRF    = "csrf"
 	cookieSignin  = "signin"
 	cookieAccount = "account"
+	cookiePerson  = "person"
 )
 
 // cookieName is the name on the wire: __Host- keeps other hosts and subdomains

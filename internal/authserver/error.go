@@ -105,8 +105,11 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 
 func (s *Server) logFailure(ctx context.Context, path string, status int, err error) {
 	level := slog.LevelInfo
-	if status >= 500 {
+	switch {
+	case status >= 500:
 		level = slog.LevelError
+	case errors.Is(err, errPending): // every few seconds
+		level = slog.LevelDebug
 	}
 	s.log.Log(ctx, level, "request refused", "path", path, "status", status, "error", err.Error())
 }

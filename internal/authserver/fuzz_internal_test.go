@@ -180,7 +180,7 @@ func FuzzRegistrations(f *testing.F) {
 // secret, and sends codes nowhere that registration would not.
 func FuzzDocuments(f *testing.F) {
 	const id = "https://app.example/client.json"
-	for _, body := range knownClients.documents {
+	for _, body := range knownClients().documents {
 		f.Add(body)
 	}
 	for _, body := range []string{
@@ -372,4 +372,67 @@ func FuzzDisplayText(f *testing.F) {
 			t.Fatalf("%q", got)
 		}
 	})
+}
+
+// What is read as a user code is one, however it was typed, and what the server
+// shows is read as what it meant (RFC 8628 section 6.1).
+func FuzzUserCodes(f *testing.F) {
+	for _, text := range []string{"WDJB-MJHT", " wdjb mjht ", "WDJBMJHA", "ＷＤＪＢMJHT", "WDJB\u200b–MJHT", "wdjb\x00mjht", "ſdjbmjht"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		code, ok := parseUserCode(text)
+		if !ok {
+			return
+		}
+		if len(code) != userCodeSize || strings.Trim(code, userCodeAlphabet) != "" {
+			t.Fatalf("%q is read as %q", text, code)
+		}
+		if again, ok := parseUserCode(strings.ToLower(showUserCode(code))); !ok || again != code {
+			t.Fatalf("%q is shown as %q and read as %q", code, showUserCode(code), again)
+		}
+	})
+}
+
+// Nothing that was not minted here opens as a device code, nor one kind of code
+// as another.
+func FuzzDeviceCodes(f *testing.F) {
+	ring := fuzzRing(f)
+	secret := slices.Repeat([]byte{7}, secretSize)
+	minted := ring.sealDeviceCode("device/x", secret)
+	f.Add("mcpc_dc_")
+	f.Add(minted)
+	f.Add(minted[:len(minted)-1])
+	f.Add(ring.sealHandle(prefixCode, handle{grant: "device/x", secret: secret}))
+	f.Fuzz(func(t *testing.T, token string) {
+		if key, got, ok := ring.openDeviceCode(token); ok && (key != "device/x" || !slices.Equal(got, secret)) {
+			t.Fatalf("%q opens as %q", token, key)
+		}
+		if _, ok := ring.openHandle(prefixCode, token); ok && strings.HasPrefix(token, prefixDevice) {
+			t.Fatal("a device code opens as an authorization code")
+		}
+	})
+}
+
+// Every user code can be drawn, and each letter as often as any other.
+func TestUserCodesAreDrawnEvenly(t *testing.T) {
+	const codes = 20_000
+	count := map[rune]int{}
+	for range codes {
+		code := newUserCode()
+		if got, ok := parseUserCode(showUserCode(code)); !ok || got != code {
+			t.Fatalf("%q is read as %q", code, got)
+		}
+		for _, c := range code {
+			count[c]++
+		}
+	}
+	// The deviation of a share is 0.2 %; six of them pass by chance once in a
+	// hundred million runs.
+	want := codes * userCodeSize / len(userCodeAlphabet)
+	for _, c := range userCodeAlphabet {
+		if n := count[c]; n < want*93/100 || n > want*107/100 {
+			t.Errorf("%c came %d times, want about %d", c, n, want)
+		}
+	}
 }

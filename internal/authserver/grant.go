@@ -32,12 +32,13 @@ const maxLinks = 16
 // what was presented, so that a store may run it more than once. A method that
 // returns an error without setting changed leaves the record as it is.
 type grant struct {
-	ClientID string   `json:"client"`
-	Redirect string   `json:"redirect"`
-	Resource string   `json:"resource"`
-	Scopes   []string `json:"scopes"`
-	Created  int64    `json:"created"` // unix milliseconds, as all times here
-	Used     int64    `json:"used"`    // when tokens were last issued
+	ClientID     string   `json:"client"`
+	Redirect     string   `json:"redirect"`
+	Resource     string   `json:"resource"`
+	Scopes       []string `json:"scopes"`
+	Organization string   `json:"org,omitempty"` // see identity.Principal
+	Created      int64    `json:"created"`       // unix milliseconds, as all times here
+	Used         int64    `json:"used"`          // when tokens were last issued
 	// Generation is raised to refuse all access tokens issued before.
 	Generation  uint64       `json:"generation,omitempty"`
 	Code        pendingCode  `json:"code"`
@@ -55,9 +56,11 @@ type grant struct {
 // pendingCode is the authorization code of a grant.
 type pendingCode struct {
 	Hash      []byte `json:"hash"`
-	Challenge string `json:"challenge"` // S256 of the verifier, base64url
+	Challenge string `json:"challenge,omitempty"` // S256 of the verifier, base64url
 	Expires   int64  `json:"expires"`
 	Redeemed  bool   `json:"redeemed,omitempty"`
+	// Device says that it is the secret of a device code, without a challenge.
+	Device bool `json:"device,omitempty"`
 }
 
 // refreshChain is the current refresh token and those that it replaced.
@@ -147,6 +150,14 @@ func (g *grant) accessEnd(now time.Time, l lives) time.Time {
 	return end
 }
 
+// live reports a grant that holds tokens.
+func (g *grant) live() bool { return g.Code.Redeemed && g.Revoked == "" }
+
+// waits reports a grant that a device may still collect.
+func (g *grant) waits(now time.Time) bool {
+	return g.Code.Device && !g.Code.Redeemed && g.Revoked == "" && now.UnixMilli() < g.Code.Expires
+}
+
 // revoke ends the grant and everything derived from it.
 func (g *grant) revoke(now time.Time, reason string) {
 	if g.Revoked == "" {
@@ -154,12 +165,13 @@ func (g *grant) revoke(now time.Time, reason string) {
 	}
 }
 
-// redemption is a code presented at the token endpoint.
+// redemption is a code, or a device code, presented at the token endpoint.
 type redemption struct {
 	client   string
 	secret   []byte // of the code
 	redirect string // "" if not named
 	verifier string
+	device   bool
 	target   error  // what is wrong with the resource named, if anything
 	first    []byte // secret of the refresh token to issue
 }
@@ -169,7 +181,7 @@ type redemption struct {
 // had: the grant ends (RFC 6749 section 4.1.2). Anybody else changes nothing.
 func (g *grant) redeem(now time.Time, in redemption) error {
 	switch {
-	case g.ClientID != in.client || subtle.ConstantTimeCompare(g.Code.Hash, hash(in.secret)) != 1:
+	case g.ClientID != in.client || g.Code.Device != in.device || subtle.ConstantTimeCompare(g.Code.Hash, hash(in.secret)) != 1:
 		return errGrantOver
 	case g.Revoked != "":
 		return errGrantOver
@@ -179,7 +191,7 @@ func (g *grant) redeem(now time.Time, in redemption) error {
 		return errRedirectMismatch
 	case in.target != nil:
 		return &oauthError{Code: codeInvalidTarget, Description: in.target.Error()}
-	case subtle.ConstantTimeCompare([]byte(challengeOf(in.verifier)), []byte(g.Code.Challenge)) != 1:
+	case !in.device && subtle.ConstantTimeCompare([]byte(challengeOf(in.verifier)), []byte(g.Code.Challenge)) != 1:
 		return errVerifier
 	case g.Code.Redeemed:
 		g.revoke(now, reasonReplay)
@@ -349,21 +361,29 @@ func (s *Server) announce(ctx context.Context, name grantName) {
 	}
 }
 
-// createGrant commits a grant with a pending code and returns the code.
-func (s *Server) createGrant(ctx context.Context, subject string, g *grant) (name grantName, code string, err error) {
-	now := s.now()
+// createCode commits a grant with a pending code and returns the code.
+func (s *Server) createCode(ctx context.Context, subject string, g *grant) (name grantName, code string, err error) {
 	secret := randomBytes(secretSize)
-	name = newGrantName(subject, b64.EncodeToString(randomBytes(16)))
-	g.Created, g.Used = now.UnixMilli(), now.UnixMilli()
-	g.Code.Hash, g.Code.Expires = hash(secret), now.Add(codeTTL).UnixMilli()
-	value, expires, err := g.encode(s.lives())
-	if err != nil {
+	g.Code.Hash, g.Code.Expires = hash(secret), s.now().Add(codeTTL).UnixMilli()
+	if name, err = s.createGrant(ctx, subject, g); err != nil {
 		return "", "", err
 	}
-	if err := s.store.Create(ctx, store.Record{Key: name.key(), Value: value, Expires: expires}); err != nil {
-		return "", "", storeError("create grant", err)
-	}
 	return name, s.keys.sealHandle(prefixCode, handle{grant: name, secret: secret}), nil
+}
+
+// createGrant commits a grant whose pending code is known.
+func (s *Server) createGrant(ctx context.Context, subject string, g *grant) (grantName, error) {
+	name := newGrantName(subject, b64.EncodeToString(randomBytes(16)))
+	g.Created = s.now().UnixMilli()
+	g.Used = g.Created
+	value, expires, err := g.encode(s.lives())
+	if err != nil {
+		return "", err
+	}
+	if err := s.store.Create(ctx, store.Record{Key: name.key(), Value: value, Expires: expires}); err != nil {
+		return "", storeError("create grant", err)
+	}
+	return name, nil
 }
 
 // tokenResponse is the answer of RFC 6749 section 5.1.

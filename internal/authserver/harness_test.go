@@ -12,6 +12,7 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -130,6 +131,21 @@ func (p *provider) User(_ context.Context, subject string) (identity.User, error
 		return u, fmt.Errorf("user %q: %w", subject, identity.ErrNoUser)
 	}
 	return u, nil
+}
+
+func (p *provider) Find(_ context.Context, ids []string, email string) ([]identity.User, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dirDown {
+		return nil, fmt.Errorf("ask: %w", identity.ErrUnavailable)
+	}
+	var found []identity.User
+	for _, u := range p.directory {
+		if slices.Contains(ids, u.ID) || email != "" && u.Email == email {
+			found = append(found, u)
+		}
+	}
+	return found, nil
 }
 
 func (p *provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {

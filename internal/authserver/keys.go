@@ -96,11 +96,14 @@ const (
 	forForm
 	forCookie
 	forSignin
+	forDevice
+	forUserCode
 	purposes
 )
 
 var purposeNames = [purposes]string{
 	"access token", "grant handle", "grant handle nonce", "refresh successor", "form", "cookie", "sign-in",
+	"device code", "user code",
 }
 
 // keyring seals with its first key and opens with any.

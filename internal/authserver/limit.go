@@ -22,9 +22,11 @@ type limits struct {
 	same     *limiter // /register, by address and content
 	created  *limiter // registrations that leave a new record, by address
 	token    *limiter // /token, /revoke and /introspect, by address, or by user; a refusal costs more than a success
-	pages    *limiter // /authorize, /consent and /callback, by address, or by user
+	pages    *limiter // the pages for people, by address, or by user
 	client   *limiter // /authorize, by address and client, so that one leaves room for others
 	fetch    *limiter // documents to fetch, by address
+	device   *limiter // /device_authorization, by address
+	guess    *limiter // user codes that are none, by address and by user
 }
 
 // failureCost is what a refused token request costs beyond the first.
@@ -39,6 +41,8 @@ func newLimits() limits {
 		pages:    newLimiter(20, 200, 500, 5000),
 		client:   newLimiter(15, 150, 450, 4500),
 		fetch:    newLimiter(rate.Every(2*time.Second), 20, 5, 100),
+		device:   newLimiter(rate.Every(2*time.Second), 60, 50, 1000),
+		guess:    newLimiter(rate.Every(10*time.Second), 10, 1, 100),
 	}
 }
 
@@ -94,12 +98,19 @@ func newLimiter(each rate.Limit, burst int, loopback rate.Limit, loopbackBurst i
 
 // allow takes one from the bucket of p, or says after what time it could.
 func (l *limiter) allow(p party, now time.Time) (retry time.Duration, ok bool) {
+	_, retry, ok = l.take(p, now)
+	return retry, ok
+}
+
+// take is allow with a way to give the one back at the same time.
+func (l *limiter) take(p party, now time.Time) (giveBack func(), retry time.Duration, ok bool) {
 	r := l.bucket(p).ReserveN(now, 1)
+	giveBack = func() { r.CancelAt(now) }
 	if d := r.DelayFrom(now); d > 0 {
-		r.CancelAt(now)
-		return max(d, time.Second), false
+		giveBack()
+		return nil, max(d, time.Second), false
 	}
-	return 0, true
+	return giveBack, 0, true
 }
 
 // charge takes n more after the fact.
@@ -169,7 +180,7 @@ func (s *Server) clientEndpoint(w http.ResponseWriter, r *http.Request, f func(*
 	if err == nil {
 		return
 	}
-	if asOAuthError(err).Status < 500 {
+	if oe := asOAuthError(err); oe.Status < 500 && oe.Code != codePending {
 		s.limits.token.charge(counted, s.now(), failureCost)
 	}
 	s.writeError(w, r, err)

@@ -14,6 +14,7 @@ type metadata struct {
 	Authorization          string   `json:"authorization_endpoint"`
 	Token                  string   `json:"token_endpoint"`
 	Registration           string   `json:"registration_endpoint,omitempty"`
+	Device                 string   `json:"device_authorization_endpoint,omitempty"` // RFC 8628 section 4
 	Revocation             string   `json:"revocation_endpoint"`
 	Introspection          string   `json:"introspection_endpoint"`
 	ClientDocuments        bool     `json:"client_id_metadata_document_supported"`
@@ -65,6 +66,10 @@ func (s *Server) newDocuments(tools, all []string) documents {
 	if s.admission.policy != AdmitConfigured {
 		registration = st.issuer + "/register"
 	}
+	device, grantTypes := st.issuer+"/device_authorization", []string{grantTypeCode, grantTypeRefresh, grantTypeDevice}
+	if s.opts.NoDevice {
+		device, grantTypes = "", grantTypes[:2]
+	}
 	md := encode(metadata{
 		Issuer:                st.issuer,
 		Authorization:         st.issuer + "/authorize",
@@ -72,12 +77,13 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		Registration:          registration,
 		Introspection:         st.issuer + "/introspect",
 		ClientDocuments:       s.admission.policy != AdmitConfigured,
+		Device:                device,
 		Revocation:            st.issuer + "/revoke",
 		JWKS:                  st.issuer + "/jwks.json",
 		Scopes:                all,
 		ResponseTypes:         []string{"code"},
 		ResponseModes:         []string{"query"},
-		GrantTypes:            []string{grantTypeCode, grantTypeRefresh},
+		GrantTypes:            grantTypes,
 		TokenAuthMethods:      authMethods,
 		TokenAuthAlgs:         algNames,
 		RevocationAuthMethods: authMethods,
@@ -93,6 +99,10 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		ConnectClient:         ConnectClient,
 	})
 	server := map[string][]byte{st.origin: md}
+	issuer := st.issuer
+	if s.opts.External != nil {
+		issuer = s.opts.External.Issuer
+	}
 	origins := map[string]bool{st.origin: true}
 	for host := range st.aliases {
 		origins[st.scheme+"://"+host] = true
@@ -102,7 +112,7 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		for origin := range origins {
 			byOrigin[origin] = encode(resourceMetadata{
 				Resource:             origin + path,
-				AuthorizationServers: []string{st.issuer},
+				AuthorizationServers: []string{issuer},
 				Scopes:               tools,
 				BearerMethods:        []string{"header"},
 				Name:                 s.opts.ServerName,
@@ -111,13 +121,15 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		return byOrigin
 	}
 	d := documents{
+		resourceMetadataPath:           resource(st.path),
+		resourceMetadataPath + st.path: resource(st.path),
+	}
+	if s.opts.External == nil {
 		// RFC 8414 section 3.1 inserts the well-known part before the path,
 		// OpenID Connect Discovery section 4 appends it.
-		"/.well-known/oauth-authorization-server" + st.prefix: server,
-		"/.well-known/openid-configuration" + st.prefix:       server,
-		st.prefix + "/.well-known/openid-configuration":       server,
-		resourceMetadataPath:                                  resource(st.path),
-		resourceMetadataPath + st.path:                        resource(st.path),
+		d["/.well-known/oauth-authorization-server"+st.prefix] = server
+		d["/.well-known/openid-configuration"+st.prefix] = server
+		d[st.prefix+"/.well-known/openid-configuration"] = server
 	}
 	for _, path := range st.more {
 		d[resourceMetadataPath+path] = resource(path)

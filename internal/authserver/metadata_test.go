@@ -50,7 +50,7 @@ func TestServerMetadataIsFoundWhereClientsLook(t *testing.T) {
 				md := a.json(t)
 				for member, want := range map[string]any{
 					"issuer": e.issuer, "authorization_endpoint": e.issuer + "/authorize", "token_endpoint": e.issuer + "/token",
-					"registration_endpoint": e.issuer + "/register", "revocation_endpoint": e.issuer + "/revoke", "introspection_endpoint": e.issuer + "/introspect", "client_id_metadata_document_supported": true, "jwks_uri": e.issuer + "/jwks.json",
+					"registration_endpoint": e.issuer + "/register", "device_authorization_endpoint": e.issuer + "/device_authorization", "revocation_endpoint": e.issuer + "/revoke", "introspection_endpoint": e.issuer + "/introspect", "client_id_metadata_document_supported": true, "jwks_uri": e.issuer + "/jwks.json",
 					"authorization_response_iss_parameter_supported": true, "request_uri_parameter_supported": false,
 				} {
 					if md[member] != want {
@@ -59,7 +59,7 @@ func TestServerMetadataIsFoundWhereClientsLook(t *testing.T) {
 				}
 				for member, want := range map[string][]string{
 					"code_challenge_methods_supported": {"S256"}, "response_types_supported": {"code"}, "subject_types_supported": {"public"},
-					"grant_types_supported": {"authorization_code", "refresh_token"}, "scopes_supported": {"mcp:tools", "offline_access"},
+					"grant_types_supported": {"authorization_code", "refresh_token", deviceGrant}, "scopes_supported": {"mcp:tools", "offline_access"},
 					"token_endpoint_auth_methods_supported":            {"none", "client_secret_basic", "client_secret_post", "private_key_jwt"},
 					"token_endpoint_auth_signing_alg_values_supported": {"RS256", "ES256", "EdDSA"}, "introspection_endpoint_auth_methods_supported": {"client_secret_basic", "client_secret_post", "private_key_jwt"},
 					"id_token_signing_alg_values_supported": {"RS256"},
@@ -146,7 +146,7 @@ func TestRequestHeadersHaveNoSayInTheIssuer(t *testing.T) {
 // WHATWG Fetch: browser-based MCP clients reach what programs need, and only that.
 func TestCORSCoversProgramsAndNotPages(t *testing.T) {
 	e := newEnv(t)
-	for _, path := range []string{"/.well-known/oauth-authorization-server", "/.well-known/openid-configuration", "/.well-known/oauth-protected-resource/mcp", "/token", "/register", "/revoke", "/introspect", "/jwks.json"} {
+	for _, path := range []string{"/.well-known/oauth-authorization-server", "/.well-known/openid-configuration", "/.well-known/oauth-protected-resource/mcp", "/token", "/device_authorization", "/register", "/revoke", "/introspect", "/jwks.json"} {
 		r := request(t, "OPTIONS", e.issuer+path, nil)
 		r.Header.Set("Origin", "https://inspector.example")
 		r.Header.Set("Access-Control-Request-Method", "POST")
@@ -165,7 +165,7 @@ func TestCORSCoversProgramsAndNotPages(t *testing.T) {
 	if a.header.Get("Access-Control-Allow-Origin") != "*" {
 		t.Error("a refusal of /token cannot be read by the client that caused it")
 	}
-	for _, path := range []string{"/authorize", "/consent", "/callback"} {
+	for _, path := range []string{"/authorize", "/consent", "/callback", "/device", "/account", "/account/all"} {
 		r := request(t, "OPTIONS", e.issuer+path, nil)
 		r.Header.Set("Origin", "https://inspector.example")
 		if a := e.send(r); a.header.Get("Access-Control-Allow-Origin") != "" || a.status < 400 {
@@ -176,7 +176,7 @@ func TestCORSCoversProgramsAndNotPages(t *testing.T) {
 
 func TestWrongMethodsAreRefusedInTheShapeOfTheEndpoint(t *testing.T) {
 	e := newEnv(t)
-	for _, path := range []string{"/token", "/register", "/revoke", "/introspect"} {
+	for _, path := range []string{"/token", "/device_authorization", "/register", "/revoke", "/introspect"} {
 		a := e.get(path)
 		if a.status != http.StatusMethodNotAllowed || a.header.Get("Allow") == "" || !json.Valid(a.body) {
 			t.Errorf("GET %s: %d %s", path, a.status, a.body)

@@ -9,7 +9,9 @@ import (
 	"html/template"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -24,7 +26,9 @@ var pageFiles embed.FS
 // to the sign-in provider and to the client, custom schemes included.
 var (
 	pageStyle, pagePolicy = newPageStyle()
-	pageTemplates         = template.Must(template.New("pages").ParseFS(pageFiles, "pages/*.html"))
+	pageTemplates         = sync.OnceValue(func() *template.Template {
+		return template.Must(template.New("pages").ParseFS(pageFiles, "pages/*.html"))
+	})
 )
 
 func newPageStyle() (template.HTML, string) {
@@ -63,6 +67,11 @@ type clientView struct {
 	Host     string
 	Loopback bool // an application on this computer, which anything could be
 	App      bool // opened by a private-use scheme
+	// Of a device (RFC 8628): Host is "".
+	Device    string // user code
+	From      string // address that asked, "" if that says nothing
+	Elsewhere bool   // and the browser has another one
+	Asked     string // how long ago
 }
 
 type scopeView struct{ Name, Description string }
@@ -71,9 +80,12 @@ type consentView struct {
 	Client  clientView
 	Scopes  []scopeView
 	Account string // as label gives it, "" if none is known
-	Switch  string // URL that starts over with another account
-	Action  string
-	Ticket  string
+	// Organisations are the answers to "for which organisation?", none if that is
+	// no question.
+	Organisations []organisationView
+	Switch        string // URL that starts over with another account
+	Action        string
+	Ticket        string
 }
 
 // errorPage is a page that says what is wrong and what to do.
@@ -92,16 +104,42 @@ func (p errorPage) Href() template.URL {
 	return template.URL(p.Link) //nolint:gosec // a URL of this server, or a redirect URI that the policy has let in
 }
 
-func (s *Server) clientView(c *client, req *authRequest) clientView {
-	v := clientView{Name: displayText(c.Name, 60), Domain: c.domain(req.Redirect), Host: redirectHost(req.Redirect)}
+func (s *Server) clientView(r *http.Request, c *client, req *authRequest) clientView {
+	v := clientView{Name: displayText(c.Name, 60)}
+	if v.Name == "" {
+		v.Name = "An application"
+	}
+	if req.Device != "" {
+		v.Device, v.From, v.Elsewhere, v.Asked = showUserCode(req.Device), req.From, elsewhere(req.From, s.peerAddr(r)), ago(s.now().Sub(time.UnixMilli(req.Asked)))
+		// There is no redirect that would lead to the real one: whoever knows
+		// the id of a client without credentials can ask in its name.
+		if v.Verified = c.verified && c.confidential(); v.Verified {
+			v.Domain = c.domain("")
+		}
+		return v
+	}
+	v.Domain, v.Host = c.domain(req.Redirect), redirectHost(req.Redirect)
 	v.Verified = c.verified || v.Domain != ""
 	if kind, err := s.redirects.check(req.Redirect); err == nil {
 		v.Loopback, v.App = kind == redirectLoopback, kind == redirectPrivate
 	}
-	if v.Name == "" {
-		v.Name = "An application"
-	}
 	return v
+}
+
+// ago is a span of time as people say it.
+func ago(d time.Duration) string {
+	for _, unit := range []struct {
+		name string
+		size time.Duration
+	}{{"day", 24 * time.Hour}, {"hour", time.Hour}, {"minute", time.Minute}} {
+		switch n := d / unit.size; {
+		case n == 1:
+			return "1 " + unit.name + " ago"
+		case n > 1:
+			return strconv.Itoa(int(n)) + " " + unit.name + "s ago"
+		}
+	}
+	return "just now"
 }
 
 func (s *Server) scopeViews(names []string) []scopeView {
@@ -155,7 +193,7 @@ func displayText(text string, limit int) string {
 
 func (s *Server) render(w http.ResponseWriter, status int, name, title string, view any) {
 	var b bytes.Buffer
-	err := pageTemplates.ExecuteTemplate(&b, name+".html", page{Title: title, Server: s.opts.ServerName, Style: pageStyle, View: view})
+	err := pageTemplates().ExecuteTemplate(&b, name+".html", page{Title: title, Server: s.opts.ServerName, Style: pageStyle, View: view})
 	if err != nil {
 		s.log.Error("render page", "page", name, "error", err)
 		http.Error(w, "internal error", http.StatusInternalServerError)

@@ -53,9 +53,9 @@ type registered struct {
 	Name            string   `json:"client_name,omitempty"`
 	ClientURI       string   `json:"client_uri,omitempty"`
 	LogoURI         string   `json:"logo_uri,omitempty"`
-	RedirectURIs    []string `json:"redirect_uris"`
+	RedirectURIs    []string `json:"redirect_uris,omitempty"`
 	GrantTypes      []string `json:"grant_types"`
-	ResponseTypes   []string `json:"response_types"`
+	ResponseTypes   []string `json:"response_types,omitempty"`
 	AuthMethod      string   `json:"token_endpoint_auth_method"`
 	SoftwareID      string   `json:"software_id,omitempty"`
 	SoftwareVersion string   `json:"software_version,omitempty"`
@@ -112,8 +112,11 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 	}
 	answer := registered{
 		Name: c.Name, ClientURI: c.ClientURI, LogoURI: c.LogoURI, RedirectURIs: reg.RedirectURIs, GrantTypes: c.GrantTypes,
-		ResponseTypes: []string{"code"}, AuthMethod: c.AuthMethod, SoftwareID: c.SoftwareID, SoftwareVersion: c.SoftwareVersion,
+		AuthMethod: c.AuthMethod, SoftwareID: c.SoftwareID, SoftwareVersion: c.SoftwareVersion,
 		JWKSURI: c.JWKSURI, JWKS: c.JWKS,
+	}
+	if len(c.RedirectURIs) > 0 {
+		answer.ResponseTypes = []string{"code"}
 	}
 	if !usesSecret(c.AuthMethod) {
 		c.ID = prefixClient + b64.EncodeToString(hash(fingerprint(c))[:16])
@@ -201,7 +204,10 @@ func (s *Server) newClient(reg *registration) (*client, error) {
 		Name: cutName(reg.Name), ClientURI: webLink(reg.ClientURI), LogoURI: webLink(reg.LogoURI),
 		SoftwareID: cutName(reg.SoftwareID), SoftwareVersion: cutName(reg.SoftwareVersion), AuthMethod: reg.AuthMethod,
 	}
-	if len(reg.RedirectURIs) == 0 {
+	if err := takeGrantTypes(c, reg); err != nil {
+		return nil, err
+	}
+	if len(reg.RedirectURIs) == 0 && slices.Contains(c.GrantTypes, grantTypeCode) {
 		return nil, &oauthError{Code: codeInvalidRedirect, Description: "redirect_uris is missing or empty"}
 	}
 	if len(reg.RedirectURIs) > maxRedirects {
@@ -224,7 +230,7 @@ func (s *Server) newClient(reg *registration) (*client, error) {
 		// The default is client_secret_basic (RFC 7591 section 2), which an
 		// app on the user's machine cannot keep (RFC 8252 section 8.5).
 		c.AuthMethod = methodBasic
-		if native {
+		if native || len(c.RedirectURIs) == 0 {
 			c.AuthMethod = methodNone
 		}
 	}
@@ -237,22 +243,33 @@ func (s *Server) newClient(reg *registration) (*client, error) {
 	if private && c.AuthMethod != methodNone {
 		return nil, &oauthError{Code: codeInvalidRedirect, Description: "private-use redirect URIs are for public clients: register with token_endpoint_auth_method none"}
 	}
-	// What is not supported is dropped and what was granted is returned.
-	if len(reg.ResponseTypes) > 0 && !slices.Contains(reg.ResponseTypes, "code") {
-		return nil, invalidMetadata("none of the response_types is supported: use code")
+	return c, nil
+}
+
+// takeGrantTypes reads what the client wants to do. What is not supported is
+// dropped and what was granted is returned. The device grant is for those that
+// ask for it: the others would only be one more name for a stranger to use.
+func takeGrantTypes(c *client, reg *registration) error {
+	asked := reg.GrantTypes
+	if len(asked) == 0 {
+		asked = []string{grantTypeCode, grantTypeRefresh}
 	}
-	switch {
-	case len(reg.GrantTypes) == 0:
-		c.GrantTypes = []string{grantTypeCode, grantTypeRefresh}
-	case !slices.Contains(reg.GrantTypes, grantTypeCode):
-		return nil, invalidMetadata("grant_types must contain authorization_code")
-	default:
-		c.GrantTypes = []string{grantTypeCode}
-		if slices.Contains(reg.GrantTypes, grantTypeRefresh) {
-			c.GrantTypes = append(c.GrantTypes, grantTypeRefresh)
+	for _, supported := range []string{grantTypeCode, grantTypeRefresh, grantTypeDevice} {
+		if slices.Contains(asked, supported) {
+			c.GrantTypes = append(c.GrantTypes, supported)
 		}
 	}
-	return c, nil
+	code := slices.Contains(c.GrantTypes, grantTypeCode)
+	if !code && !slices.Contains(c.GrantTypes, grantTypeDevice) {
+		return invalidMetadata("grant_types must contain authorization_code or %s", grantTypeDevice)
+	}
+	if !code {
+		reg.RedirectURIs = nil // nothing leads there
+	}
+	if code && len(reg.ResponseTypes) > 0 && !slices.Contains(reg.ResponseTypes, "code") {
+		return invalidMetadata("none of the response_types is supported: use code")
+	}
+	return nil
 }
 
 // webLink is uri if it is a plain https link, else nothing: other schemes are

@@ -27,7 +27,7 @@ func TestRegistrationAnswersWithWhatWasGranted(t *testing.T) {
 		"code only":          {`{"redirect_uris":["https://app.example/cb"],"token_endpoint_auth_method":"none","grant_types":["authorization_code"]}`, "none", []string{"authorization_code"}, false},
 		"VS Code": {`{"client_name":"Visual Studio Code","client_uri":"https://code.visualstudio.com","grant_types":["authorization_code","refresh_token","urn:ietf:params:oauth:grant-type:device_code"],
 			"response_types":["code"],"redirect_uris":["https://insiders.vscode.dev/redirect","https://vscode.dev/redirect","http://127.0.0.1/","http://127.0.0.1:33418/"],
-			"token_endpoint_auth_method":"none","application_type":"native","scope":"openid whatever"}`, "none", []string{"authorization_code", "refresh_token"}, false},
+			"token_endpoint_auth_method":"none","application_type":"native","scope":"openid whatever"}`, "none", []string{"authorization_code", "refresh_token", deviceGrant}, false},
 		"Cursor": {`{"client_name":"Cursor","redirect_uris":["cursor://anysphere.cursor-mcp/oauth/callback","https://www.cursor.com/agents/mcp/oauth/callback","http://localhost:8787/callback"],
 			"application_type":"web","grant_types":["authorization_code","refresh_token"],"response_types":["code"]}`, "none", []string{"authorization_code", "refresh_token"}, false},
 		"unknown members": {`{"redirect_uris":["http://localhost/cb"],"x_own":{"a":[null]},"client_name#de":"Ding","contacts":["a@b"]}`, "none", []string{"authorization_code", "refresh_token"}, false},

@@ -146,7 +146,7 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) {
 	if refused == "" && s.opts.Admit != nil {
 		// Before the user is asked anything more. The id_token does not say all
 		// that is judged.
-		if refused, err = s.refusedUser(ctx, user.ID); err != nil {
+		if _, refused, err = s.refusedUser(ctx, user.ID); err != nil {
 			s.unavailablePage(w, r, err, req.url(s, ""))
 			return
 		}
@@ -167,7 +167,11 @@ func (s *Server) providerRefusal(w http.ResponseWriter, r *http.Request, req *au
 	}
 	s.audit(r.Context(), Event{Name: "signin.refused", ClientID: req.Client, Reason: oe.Code})
 	s.flights.step(req.Flight, stepStopped, "was refused by the sign-in provider", oe.Code)
-	redirect(w, http.StatusFound, req.refusal(s, oe))
+	if (req.Device != "" || req.Page != "") && oe.Code != codeAccessDenied { // nothing is decided
+		s.unavailablePage(w, r, oe, req.url(s, ""))
+		return
+	}
+	s.refuse(w, r, req, http.StatusFound, oe)
 }
 
 // signedIn goes on with a user whom the provider has proven. Only the account
@@ -178,10 +182,17 @@ func (s *Server) signedIn(w http.ResponseWriter, r *http.Request, rec signinReco
 		s.refusedUserPage(w, r, &rec.Request, &a, refused)
 		return
 	}
+	if rec.Request.Page != "" {
+		s.setPerson(w, a)
+		s.audit(r.Context(), Event{Name: "person.signed_in", Subject: a.Subject})
+		redirect(w, http.StatusSeeOther, s.site.issuer+rec.Request.Page)
+		return
+	}
 	if rec.Shown == a.Subject {
 		s.issueCode(w, r, &rec.Request, &a, http.StatusFound)
 		return
 	}
+	rec.Request.Organization = "" // if it was chosen, then by somebody else
 	if rec.Request.None {
 		s.flights.step(rec.Request.Flight, stepStopped, "was refused: another account is signed in", "")
 		redirect(w, http.StatusFound, rec.Request.refusal(s, &oauthError{Code: codeLoginRequired, Description: "another account is signed in"}))
@@ -194,7 +205,8 @@ func (s *Server) signedIn(w http.ResponseWriter, r *http.Request, rec signinReco
 // remembered, the grant committed, in this order, and then the code leaves.
 func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequest, a *account, status int) {
 	ctx := r.Context()
-	switch refused, err := s.refusedUser(ctx, a.Subject); {
+	u, refused, err := s.refusedUser(ctx, a.Subject)
+	switch {
 	case err != nil && s.opts.Admit != nil:
 		s.unavailablePage(w, r, err, req.url(s, ""))
 		return
@@ -204,14 +216,30 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 		s.refusedUserPage(w, r, req, a, refused)
 		return
 	}
+	if u != nil {
+		org, ok := s.chooseOrganisation(u, req.Organization)
+		if !ok && req.None {
+			s.refuse(w, r, req, status, &oauthError{Code: codeConsentRequired, Description: "the user has to choose an organisation"})
+			return
+		}
+		if !ok {
+			s.askAccount(w, r, req, a)
+			return
+		}
+		req.Organization = org
+	}
 	// The client may have changed since the request was checked.
 	c, err := s.loadClient(ctx, req.Client)
 	if err != nil {
 		s.clientErrorPage(w, r, err, req.url(s, ""))
 		return
 	}
-	if _, err := s.findRedirect(c, req.Redirect); err != nil {
+	if err := s.stillAllowed(c, req); err != nil {
 		s.badRequestPage(w, r, err.Error())
+		return
+	}
+	if req.Device != "" {
+		s.finishDevice(w, r, c, req, a)
 		return
 	}
 	err = s.markApproved(ctx, c)
@@ -225,9 +253,9 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 	var name grantName
 	var code string
 	if err == nil {
-		name, code, err = s.createGrant(ctx, a.Subject, &grant{
+		name, code, err = s.createCode(ctx, a.Subject, &grant{
 			ClientID: c.ID, Redirect: req.Redirect, Resource: s.site.resource, Scopes: req.Scopes,
-			Code: pendingCode{Challenge: req.Challenge}, Refreshable: c.allowsRefresh(req.Scopes),
+			Organization: req.Organization, Code: pendingCode{Challenge: req.Challenge}, Refreshable: c.allowsRefresh(req.Scopes),
 		})
 	}
 	if err != nil {
@@ -235,6 +263,6 @@ func (s *Server) issueCode(w http.ResponseWriter, r *http.Request, req *authRequ
 		return
 	}
 	s.audit(ctx, Event{Name: "grant.created", ClientID: c.ID, Subject: a.Subject, Grant: name.id()})
-	s.flights.coded(req.Flight, name.id())
+	s.flights.coded(req.Flight, stepCode, name.id())
 	redirect(w, status, req.answer(s, "code", code))
 }

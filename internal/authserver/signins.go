@@ -44,22 +44,28 @@ const (
 	stepAccount
 	stepCode
 	stepToken
+	stepDeviceAsked
+	stepEntered
+	stepDevice
 	stepStopped // by an error, or by the person
 )
 
 // stations say of each kind what happened, and what did not if nothing
 // followed.
 var stations = map[stepKind]struct{ done, missing string }{
-	stepMetadata:   {"asked for the metadata", "never registered or came to /authorize"},
-	stepRegistered: {"registered", "never came to /authorize"},
-	stepAuthorize:  {"came to /authorize", "got no further"},
-	stepConsent:    {"was shown the consent page", "never answered it"},
-	stepApproved:   {"was approved", "was never sent to the sign-in provider"},
-	stepProvider:   {"was sent to the sign-in provider", "never came back from there"},
-	stepReturned:   {"came back from the sign-in provider", "got no further"},
-	stepAccount:    {"was asked whether the account is the right one", "never answered"},
-	stepCode:       {"got a code", "never redeemed it at /token"},
-	stepToken:      {"redeemed the code", ""},
+	stepMetadata:    {"asked for the metadata", "never registered or came to /authorize"},
+	stepRegistered:  {"registered", "never came to /authorize"},
+	stepAuthorize:   {"came to /authorize", "got no further"},
+	stepConsent:     {"was shown the consent page", "never answered it"},
+	stepApproved:    {"was approved", "was never sent to the sign-in provider"},
+	stepProvider:    {"was sent to the sign-in provider", "never came back from there"},
+	stepReturned:    {"came back from the sign-in provider", "got no further"},
+	stepAccount:     {"was asked whether the account is the right one", "never answered"},
+	stepCode:        {"got a code", "never redeemed it at /token"},
+	stepDeviceAsked: {"asked for a device code", "nobody entered its code at /device"},
+	stepEntered:     {"entered the code of the device", "got no further"},
+	stepDevice:      {"was approved for the device", "never collected its tokens at /token"},
+	stepToken:       {"redeemed the code", ""},
 }
 
 // flightStep is one step as it is shown.
@@ -93,6 +99,9 @@ func (f *flight) last() flightStep { return f.Steps[len(f.Steps)-1] }
 func (f *flight) reached(kind stepKind) bool {
 	return slices.ContainsFunc(f.Steps, func(st flightStep) bool { return st.kind == kind })
 }
+
+// atPages reports a sign-in that waits for no other client and browser.
+func (f *flight) atPages() bool { return f.reached(stepAuthorize) || f.reached(stepDeviceAsked) }
 
 // stranger reports a caller of whom nothing is known but that it can read.
 func (f *flight) stranger() bool { return f.last().kind == stepMetadata && f.ClientID == "" }
@@ -166,7 +175,7 @@ func (fl *flights) asked(addr netip.Addr, program string) {
 	defer fl.mu.Unlock()
 	now := fl.now()
 	f := fl.find(func(f *flight) bool {
-		return f.addr == addr && f.Program == program && (f.stranger() || f.open(now) && !f.reached(stepAuthorize))
+		return f.addr == addr && f.Program == program && (f.stranger() || f.open(now) && !f.atPages())
 	})
 	if f == nil {
 		f = fl.begin("")
@@ -181,7 +190,7 @@ func (fl *flights) registered(addr netip.Addr, program, clientID, name, refusal 
 	defer fl.mu.Unlock()
 	now := fl.now()
 	f := fl.find(func(f *flight) bool {
-		return f.addr == addr && f.Program == program && (f.stranger() || f.ClientID == clientID && f.open(now) && !f.reached(stepAuthorize))
+		return f.addr == addr && f.Program == program && (f.stranger() || f.ClientID == clientID && f.open(now) && !f.atPages())
 	})
 	if f == nil {
 		f = fl.begin("")
@@ -195,13 +204,34 @@ func (fl *flights) registered(addr netip.Addr, program, clientID, name, refusal 
 	f.add(now, stepRegistered, "", "")
 }
 
+// device records a client at the device authorization endpoint and returns the
+// id of its flight.
+func (fl *flights) device(addr netip.Addr, program, clientID, name string) string {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	now := fl.now()
+	f := fl.find(func(f *flight) bool {
+		return f.addr == addr && f.Program == program && f.open(now) && (f.stranger() || f.ClientID == clientID && !f.atPages())
+	})
+	if f == nil {
+		f = fl.begin("")
+		f.addr, f.Program = addr, program
+	}
+	f.ClientID = clientID
+	if f.ClientName == "" {
+		f.ClientName = displayText(name, 60)
+	}
+	f.add(now, stepDeviceAsked, "", "")
+	return f.ID
+}
+
 // arrived records a browser at /authorize and returns the id of its flight: one
 // that is waiting for it, from the same address if there is one, or a new one.
 func (fl *flights) arrived(addr netip.Addr, browser, clientID, name, redirectHost string) string {
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	now := fl.now()
-	waits := func(f *flight) bool { return f.ClientID == clientID && f.open(now) && !f.reached(stepAuthorize) }
+	waits := func(f *flight) bool { return f.ClientID == clientID && f.open(now) && !f.atPages() }
 	f := fl.find(func(f *flight) bool { return waits(f) && f.addr == addr })
 	if f == nil {
 		f = fl.find(waits)
@@ -237,9 +267,10 @@ func (fl *flights) step(id string, kind stepKind, what, detail string) {
 	f.add(fl.now(), kind, what, detail)
 }
 
-// coded records that a code of grant left for the client.
-func (fl *flights) coded(id, grant string) {
-	fl.step(id, stepCode, "", "")
+// coded records, as kind, that a code of grant left for the client or waits for
+// it.
+func (fl *flights) coded(id string, kind stepKind, grant string) {
+	fl.step(id, kind, "", "")
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
 	if f := fl.find(func(f *flight) bool { return f.ID == id }); f != nil {

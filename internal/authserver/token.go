@@ -50,12 +50,18 @@ func (s *Server) exchange(r *http.Request, c *client, p params) (issued, error) 
 		is, err := s.redeemCode(r.Context(), c, p)
 		s.recordCode(r, p, err)
 		return is, err
+	case grantTypeDevice:
+		is, err := s.redeemDevice(r.Context(), c, p)
+		if err == nil {
+			s.flights.redeemed(is.grant.id(), c.ID, agentFamily(r.UserAgent()), "")
+		}
+		return is, err
 	case grantTypeRefresh:
 		return s.refresh(r.Context(), c, p)
 	case "":
 		return issued{}, invalidRequest("grant_type is missing")
 	}
-	return issued{}, &oauthError{Code: codeUnsupportedGrantType, Description: "use authorization_code or refresh_token"}
+	return issued{}, &oauthError{Code: codeUnsupportedGrantType, Description: "use authorization_code, refresh_token or " + grantTypeDevice}
 }
 
 // target reports what is wrong with the resource of a token request, if it
@@ -88,18 +94,23 @@ func (s *Server) redeemCode(ctx context.Context, c *client, p params) (issued, e
 		client: c.ID, secret: h.secret, redirect: p.get("redirect_uri"), verifier: verifier,
 		target: s.target(p), first: randomBytes(secretSize),
 	}
-	var is issued
-	err := s.transition(ctx, h.grant, func(g *grant) error {
+	is, err := s.redeemGrant(ctx, h.grant, in)
+	if errors.Is(err, errRedirectMismatch) {
+		s.audit(ctx, Event{Name: "code.refused", ClientID: c.ID, Subject: h.grant.subject(), Grant: h.grant.id(), Reason: reasonRedirect})
+	}
+	return is, err
+}
+
+// redeemGrant turns the pending code of a grant into tokens.
+func (s *Server) redeemGrant(ctx context.Context, name grantName, in redemption) (is issued, err error) {
+	err = s.transition(ctx, name, func(g *grant) error {
 		now, l := s.now(), s.lives()
 		if err := g.redeem(now, in); err != nil {
 			return err
 		}
-		is = issued{grant: h.grant, generation: g.Generation, client: c.ID, resource: g.Resource, scopes: g.Scopes, expires: g.accessEnd(now, l), seq: g.Refresh.Seq, secret: in.first}
+		is = issued{grant: name, generation: g.Generation, client: in.client, resource: g.Resource, scopes: g.Scopes, expires: g.accessEnd(now, l), seq: g.Refresh.Seq, secret: in.first}
 		return nil
 	})
-	if errors.Is(err, errRedirectMismatch) {
-		s.audit(ctx, Event{Name: "code.refused", ClientID: c.ID, Subject: h.grant.subject(), Grant: h.grant.id(), Reason: reasonRedirect})
-	}
 	return is, err
 }
 
@@ -139,7 +150,18 @@ func (s *Server) refresh(ctx context.Context, c *client, p params) (issued, erro
 // cannot be asked ends nothing: what a token may do is decided again when it is
 // used.
 func (s *Server) checkUser(ctx context.Context, c *client, name grantName) error {
-	refused, err := s.refusedUser(ctx, name.subject())
+	u, refused, err := s.refusedUser(ctx, name.subject())
+	if err == nil && refused == "" && u != nil && s.opts.Admit != nil {
+		// Who may use the server in another organisation only signs in again,
+		// and chooses that.
+		state, stateErr := s.grants.get(ctx, name, 0)
+		if stateErr != nil {
+			return stateErr
+		}
+		if !s.admitsWithin(u, state.org) {
+			refused = userNotAdmitted
+		}
+	}
 	switch {
 	case err != nil:
 		s.log.WarnContext(ctx, "directory not asked on refresh", "error", err)
@@ -168,27 +190,28 @@ const (
 )
 
 // refusedUser says why subject gets no tokens, "" if nothing is known against
-// it. An error means that the directory could not be asked.
-func (s *Server) refusedUser(ctx context.Context, subject string) (string, error) {
+// it, and who they are; without a directory nobody is. An error means that it
+// could not be asked.
+func (s *Server) refusedUser(ctx context.Context, subject string) (who *identity.User, refused string, err error) {
 	if s.opts.Directory == nil {
-		return "", nil
+		return nil, "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, directoryTimeout)
 	defer cancel()
 	u, err := s.opts.Directory.User(ctx, subject)
 	switch {
 	case errors.Is(err, identity.ErrNoUser):
-		return userGone, nil
+		return nil, userGone, nil
 	case err != nil:
-		return "", fmt.Errorf("ask directory for user: %w", err)
+		return nil, "", fmt.Errorf("ask directory for user: %w", err)
 	}
 	if refused := refusal(&u); refused != "" {
-		return refused, nil
+		return &u, refused, nil
 	}
 	if s.opts.Admit != nil && !s.opts.Admit(&u) {
-		return userNotAdmitted, nil
+		return &u, userNotAdmitted, nil
 	}
-	return "", nil
+	return &u, "", nil
 }
 
 func refusal(u *identity.User) string {

@@ -53,6 +53,8 @@ func (s *Server) Verify(ctx context.Context, token string) (*identity.Principal,
 		Resource: s.site.resource,
 		Scopes:   strings.Split(t.scopes, " "),
 		Expires:  t.expires,
+
+		Organization: state.org,
 	}, nil
 }
 
@@ -60,6 +62,7 @@ func (s *Server) Verify(ctx context.Context, token string) (*identity.Principal,
 type grantState struct {
 	live       bool
 	generation uint64
+	org        string
 }
 
 func (s *Server) loadGrantState(ctx context.Context, name grantName) (grantState, error) {
@@ -74,7 +77,7 @@ func (s *Server) loadGrantState(ctx context.Context, name grantName) (grantState
 	if err := json.Unmarshal(rec.Value, &g); err != nil {
 		return grantState{}, fmt.Errorf("decode grant record: %w: %w", identity.ErrUnavailable, err)
 	}
-	return grantState{live: g.Revoked == "" && g.Code.Redeemed, generation: g.Generation}, nil
+	return grantState{live: g.live(), generation: g.Generation, org: g.Organization}, nil
 }
 
 // grantCache keeps the states of active grants for a moment.

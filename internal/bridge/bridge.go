@@ -1,7 +1,7 @@
 // Package bridge connects one stdio host with one remote MCP server. It pairs
 // requests with responses in both directions, owns the host's initialize, waits
 // for sign-ins on the host's behalf, and says in JSON-RPC what went wrong.
-// Messages pass byte for byte.
+// Messages pass byte for byte, unless host and server are of different eras.
 //
 // It may import jsonrpc, era and transport. Its one invariant: every request of
 // the host gets exactly one response, a cancelled one at most one and none after
@@ -63,6 +63,8 @@ type Options struct {
 	// RequestTimeout is how long a request may go without any message from the
 	// server that belongs to it (default 10 min).
 	RequestTimeout time.Duration
+	// Strategy is which transports are tried, in which order.
+	Strategy Strategy
 	// Filter says which tools the host may see and call.
 	Filter Filter
 	// PingInterval, if not 0, is how often a session that is open is kept alive
@@ -95,6 +97,7 @@ const (
 	methodReady      = "notifications/initialized"
 	methodInitialize = "initialize"
 	methodListen     = "subscriptions/listen"
+	methodDiscover   = "server/discover"
 )
 
 var (
@@ -224,7 +227,7 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 		pending: map[string]*pending{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
 	}
 	b.life, b.end = context.WithCancelCause(context.Background())
-	b.remote = client.NewSession(func(m *jsonrpc.Message) error { return b.deliver(nil, m) })
+	b.remote = newEras(b, client)
 	return b, client, nil
 }
 
@@ -420,13 +423,15 @@ func (b *bridge) inOrder(ctx context.Context, after chan struct{}) {
 }
 
 // background runs f as a goroutine that the end of the bridge waits for. Once
-// that wait has begun it runs nothing.
-func (b *bridge) background(f func()) {
+// that wait has begun it runs nothing and returns false.
+func (b *bridge) background(f func()) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.closed {
-		b.wg.Go(f)
+	if b.closed {
+		return false
 	}
+	b.wg.Go(f)
+	return true
 }
 
 // settled counts down what an end of stdin waits for; f runs under the lock.

@@ -361,7 +361,9 @@ func (hs *handshake) kept() (capabilities map[string]json.RawMessage, info json.
 				members = map[string]json.RawMessage{}
 			}
 			members["listChanged"] = json.RawMessage("true")
-			last.Capabilities[list], _ = json.Marshal(members) // of valid JSON
+			if changing, err := json.Marshal(members); err == nil {
+				last.Capabilities[list] = changing
+			}
 		}
 	}
 	return last.Capabilities, last.Info, last.Instructions

@@ -63,6 +63,19 @@ func giveRoles(u *identity.User, rules []RoleRule) {
 	}
 }
 
+// Within is u as a grant for that organisation sees them: see
+// identity.User.Within. Roles that the rules give are given anew, by what is
+// left.
+func (c *Clerk) Within(u identity.User, org string) identity.User {
+	if org == "" {
+		return u
+	}
+	u = u.Within(org)
+	u.Roles = rolesUnder(u.PublicMetadata, c.roleKey)
+	giveRoles(&u, c.roleRules)
+	return u
+}
+
 // rolesUnder returns what public metadata says under key, a member's name or a
 // path of names with dots: a string, or a list of strings. Anything else is no
 // role at all. Names are compared exactly, as encoding/json would not.

@@ -145,17 +145,38 @@ func (s survey) compare(subject string, v *listedUser) identity.User {
 	return u
 }
 
-// usersByID reads users in one request. The SDK's List would ask for the number of users as well.
+// Find returns the users with these ids, and those with that e-mail address if
+// it is not "": who they are, without organisations and the roles that these
+// give. At most 100 of each are found, each in one question; who is not known is
+// missing. The error is as User's.
+func (c *Clerk) Find(ctx context.Context, ids []string, email string) ([]identity.User, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	var questions []user.ListParams
+	if ids = slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !subjectForm.MatchString(id) }); len(ids) > 0 {
+		questions = append(questions, user.ListParams{UserIDs: ids[:min(len(ids), surveySize)]})
+	}
+	if email != "" {
+		questions = append(questions, user.ListParams{EmailAddresses: []string{email}})
+	}
+	var found []identity.User
+	for _, params := range questions {
+		list, err := c.listUsers(ctx, params)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list {
+			if v != nil && !slices.ContainsFunc(found, func(u identity.User) bool { return u.ID == v.ID }) {
+				found = append(found, c.describe(&v.User, v.Deprovisioned, nil))
+			}
+		}
+	}
+	return found, nil
+}
+
+// usersByID reads users in one request.
 func (c *Clerk) usersByID(ctx context.Context, ids []string) (map[string]*listedUser, error) {
-	params := &user.ListParams{UserIDs: ids}
-	params.Limit = clerksdk.Int64(surveySize)
-	var list userList
-	err := c.ask(ctx, "read users", func(ctx context.Context) error {
-		req := clerksdk.NewAPIRequest(http.MethodGet, "/users")
-		req.SetParams(params)
-		list = nil
-		return c.users.Backend.Call(ctx, req, &list)
-	})
+	list, err := c.listUsers(ctx, user.ListParams{UserIDs: ids})
 	if err != nil {
 		return nil, err
 	}
@@ -167,6 +188,19 @@ func (c *Clerk) usersByID(ctx context.Context, ids []string) (map[string]*listed
 		found[v.ID] = v
 	}
 	return found, nil
+}
+
+// listUsers asks for one page of users. The SDK's List would ask for their number
+// as well.
+func (c *Clerk) listUsers(ctx context.Context, params user.ListParams) (list userList, err error) {
+	params.Limit = clerksdk.Int64(surveySize)
+	err = c.ask(ctx, "read users", func(ctx context.Context) error {
+		req := clerksdk.NewAPIRequest(http.MethodGet, "/users")
+		req.SetParams(&params)
+		list = nil
+		return c.users.Backend.Call(ctx, req, &list)
+	})
+	return list, err
 }
 
 // userList is Clerk's answer, an array.

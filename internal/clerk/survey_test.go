@@ -259,3 +259,38 @@ func TestRolesUnderAnotherKey(t *testing.T) {
 		}
 	}
 }
+
+// Who somebody is, by id or address, in one question each, and without what only
+// organisations say.
+func TestFindNamesUsersInOneQuestion(t *testing.T) {
+	r := newRig(t, nil)
+	ids := r.addUsers(120)
+	must(t, r.dev.AddMembership(ids[1], devclerk.Membership{OrgID: "org_1", Role: "org:admin"}))
+	for name, tt := range map[string]struct {
+		ids      []string
+		email    string
+		want     []string
+		requests int
+	}{
+		"by id":                  {[]string{ids[1], "user_gone", "no id", ids[3]}, "", []string{ids[1], ids[3]}, 1},
+		"by address":             {nil, "u7@example.com", []string{ids[7]}, 1},
+		"by both, each once":     {[]string{ids[7]}, "u7@example.com", []string{ids[7]}, 2},
+		"a part of an address":   {nil, "u7", nil, 1},
+		"nobody":                 {[]string{"no id"}, "", nil, 0},
+		"more than one question": {ids, "", ids[:100], 1},
+	} {
+		before := r.dev.Requests(routeList)
+		found, err := r.clerk.Find(t.Context(), tt.ids, tt.email)
+		var got []string
+		for _, u := range found {
+			got = append(got, u.ID)
+			if u.Memberships != nil || !u.HasRole("premium") || u.Email == "" {
+				t.Errorf("%s: %+v", name, u)
+			}
+		}
+		slices.Sort(got)
+		if err != nil || !slices.Equal(got, tt.want) || r.dev.Requests(routeList)-before != tt.requests {
+			t.Errorf("%s: %q in %d requests, %v", name, got, r.dev.Requests(routeList)-before, err)
+		}
+	}
+}

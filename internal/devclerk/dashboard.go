@@ -6,12 +6,15 @@ import (
 	"errors"
 	"html/template"
 	"net/http"
+	"sync"
 )
 
 //go:embed users.html
 var usersHTML string
 
-var usersTemplate = template.Must(template.New("users").Parse(usersHTML))
+var usersTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("users").Parse(usersHTML))
+})
 
 // userAction is what a developer can do to a user on the page of all users,
 // which stands in for Clerk's dashboard: it is no part of Clerk's APIs.
@@ -21,11 +24,17 @@ type userAction struct {
 	do          func(s *Server, id string) error
 }
 
+// notOffered is for scripts: the page shows what one tries first.
+func notOffered(account) bool { return false }
+
 var userActions = []userAction{
 	{"make-admin", "Make admin", func(a account) bool { return a.PublicMetadata["role"] != "admin" }, func(s *Server, id string) error { return s.SetRole(id, "admin") }},
 	{"remove-role", "Remove role", func(a account) bool { return a.PublicMetadata["role"] != nil }, func(s *Server, id string) error { return s.SetRole(id, "") }},
 	{"ban", "Ban", func(a account) bool { return !a.Banned }, (*Server).Ban},
 	{"unban", "Take ban back", func(a account) bool { return a.Banned }, (*Server).Unban},
+	{"lock", "Lock", notOffered, (*Server).Lock},
+	{"unlock", "Unlock", notOffered, (*Server).Unlock},
+	{"delete", "Delete", notOffered, (*Server).Delete},
 }
 
 func (s *Server) serveUsersPage(w http.ResponseWriter, _ *http.Request) {
@@ -80,7 +89,7 @@ func (s *Server) showUsers(w http.ResponseWriter, status int, problem string) {
 		view.Users = append(view.Users, u)
 	}
 	var b bytes.Buffer
-	if err := usersTemplate.Execute(&b, view); err != nil {
+	if err := usersTemplate().Execute(&b, view); err != nil {
 		http.Error(w, "the page can't be made", http.StatusInternalServerError)
 		return
 	}

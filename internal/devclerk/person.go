@@ -37,8 +37,9 @@ func NewPerson(email string, step func(pressed string)) *Person {
 	}
 }
 
-// Walk opens start and follows the pages to the client's loopback callback. Of
-// what the client makes of it there nothing is reported here.
+// Walk opens start and follows the pages to the client's loopback callback, or
+// to the page that says that a device is connected. Of what the client makes of
+// it nothing is reported here.
 func (p *Person) Walk(ctx context.Context, start string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, start, nil)
 	if err != nil {
@@ -53,6 +54,9 @@ func (p *Person) Walk(ctx context.Context, start string) error {
 		form, button, ok := p.choose(page)
 		if !ok && (at.Query().Has("code") || at.Query().Has("error")) {
 			return nil // the client's callback page: it knows how it ended
+		}
+		if !ok && strings.Contains(nodeText(page), "Your device is connected") {
+			return nil
 		}
 		if !ok {
 			return fmt.Errorf("no button to press on the page at %q", at.Host+at.Path)
@@ -94,12 +98,14 @@ type pageButton struct {
 }
 
 // choose picks the button that goes on: the user's own e-mail on a sign-in
-// page, Approve or Continue on a consent page that names this user or nobody.
+// page, Approve or Continue, or Allow at Clerk, on a consent page that names this
+// user or nobody.
 func (p *Person) choose(page *html.Node) (pageForm, pageButton, bool) {
 	forms := findForms(page)
 	for _, wanted := range []func(label string) bool{
 		func(label string) bool { return strings.Contains(label, p.email) },
-		func(label string) bool { return label == "Approve" && !p.namesAnother(page) },
+		func(label string) bool { return (label == "Approve" || label == "Allow") && !p.namesAnother(page) },
+		func(label string) bool { return strings.HasPrefix(label, "Yes, it shows this code") },
 		func(label string) bool { return strings.Contains(strings.ToLower(label), "not you") },
 	} {
 		for _, form := range forms {
@@ -167,6 +173,8 @@ func findForms(n *html.Node) []pageForm {
 				form.buttons = append(form.buttons, pageButton{strings.TrimSpace(nodeText(field)), name, value, attribute(field, "formaction")})
 			case field.Data == "input" && kind == "submit":
 				form.buttons = append(form.buttons, pageButton{value, name, value, attribute(field, "formaction")})
+			case field.Data == "select":
+				form.fields.Set(name, firstOption(field))
 			case field.Data == "input" && name != "" && (kind != "checkbox" && kind != "radio" || hasAttribute(field, "checked")):
 				form.fields.Add(name, value)
 			}
@@ -174,6 +182,22 @@ func findForms(n *html.Node) []pageForm {
 		forms = append(forms, form)
 	}
 	return forms
+}
+
+// firstOption is the value of a selection as it stands, or else of the first
+// option that says something.
+func firstOption(selection *html.Node) (first string) {
+	for n := range selection.Descendants() {
+		if n.Type != html.ElementNode || n.Data != "option" {
+			continue
+		}
+		if value := attribute(n, "value"); hasAttribute(n, "selected") {
+			return value
+		} else if first == "" {
+			first = value
+		}
+	}
+	return first
 }
 
 func nodeText(n *html.Node) string {

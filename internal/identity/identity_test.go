@@ -1,6 +1,7 @@
 package identity_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
@@ -59,5 +60,26 @@ func TestThePrincipalTravelsInTheContext(t *testing.T) {
 	var none *identity.Principal
 	if !p.HasScope("mcp:tools") || p.HasScope("mcp") || none.HasScope("mcp:tools") {
 		t.Error("scopes are not held exactly")
+	}
+}
+
+func TestWithinAnOrganisationTheOthersDoNotCount(t *testing.T) {
+	user := identity.User{ID: "user_1", Roles: []string{"premium"}, Memberships: []identity.Membership{
+		{OrgID: "org_1", Role: "org:admin"}, {OrgID: "org_2", OrgSlug: "org_1", Role: "org:member"},
+	}}
+	for org, want := range map[string][]string{
+		"": {"org_1", "org_2"}, "org_1": {"org_1"}, "org_2": {"org_2"}, "org_3": nil, identity.NoOrganization: nil,
+	} {
+		within := user.Within(org)
+		var got []string
+		for _, m := range within.Memberships {
+			got = append(got, m.OrgID)
+		}
+		if !slices.Equal(got, want) || !within.HasRole("premium") || within.ID != user.ID {
+			t.Errorf("within %q: %+v", org, within)
+		}
+	}
+	if len(user.Memberships) != 2 {
+		t.Error("the user has changed")
 	}
 }

@@ -346,10 +346,13 @@ func ReplaceID(m *Message, id json.RawMessage) []byte {
 	if m.ID == nil || bytes.Equal(m.ID, id) {
 		return m.Raw
 	}
-	// ID is a slice of Raw, so the difference of capacities is its offset.
-	at := cap(m.Raw) - cap(m.ID)
-	out := make([]byte, 0, len(m.Raw)-len(m.ID)+len(id))
-	out = append(out, m.Raw[:at]...)
-	out = append(out, id...)
-	return append(out, m.Raw[at+len(m.ID):]...)
+	return Splice(m.Raw, m.ID, id)
+}
+
+// Splice returns raw with part, a slice of it, replaced.
+func Splice(raw, part, with []byte) []byte {
+	at := cap(raw) - cap(part) // part is a slice of raw, so this is its offset
+	out := make([]byte, 0, len(raw)-len(part)+len(with))
+	out = append(append(out, raw[:at]...), with...)
+	return append(out, raw[at+len(part):]...)
 }

@@ -50,6 +50,7 @@ func TestTokensAreTakenFromOneAuthorizationHeaderOnly(t *testing.T) {
 		{"in the query, escaped", nil, "?x=1&access%5Ftoken=canary-1234", 401, metadata},
 		{"in the query beside a header", []string{"Bearer alice"}, "?access_token=alice", 400, metadata + `, error="invalid_request"`},
 		{"store down", []string{"Bearer store-down"}, "", 503, ""},
+		{"of somebody who may not", []string{"Bearer barred"}, "", 403, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -122,9 +122,11 @@ func TestDeviceAddressIsChecked(t *testing.T) {
 		o := options(t, d.URL+"/mcp", t.TempDir())
 		o.Flow = oauthclient.FlowDevice
 		o.Prompt = func(u, _ string) { t.Errorf("shown %q", u) }
-		if err := newClient(t, o).SignIn(t.Context()); err == nil || !strings.Contains(err.Error(), "verification_uri") {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		if err := newClient(t, o).SignIn(ctx); err == nil || !strings.Contains(err.Error(), "verification_uri") {
 			t.Errorf("%q: %v", uri, err)
 		}
+		cancel()
 	}
 }
 
@@ -338,7 +340,7 @@ func TestAKeyThatIsTooSmallIsRefused(t *testing.T) {
 	t.Setenv("GODEBUG", "rsa1024min=0")
 	key, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
-		t.Skip("this Go makes no such key") // and takes none
+		t.Fatal(err)
 	}
 	s := machineSite(t, func(*http.Request) error { return nil })
 	o := options(t, s.URL+"/mcp", t.TempDir())
@@ -387,13 +389,26 @@ func TestPastedAnswer(t *testing.T) {
 				o.Pasted, o.Notice = lines, func(text string) { notices <- text }
 			})
 			code := w.code()
-			lines <- ""
-			lines <- tc.line(w.redirect, w.auth, code, s.URL)
-			if tc.refused != "" {
-				if text := <-notices; !strings.Contains(text, tc.refused) {
-					t.Errorf("said %q, want %q", text, tc.refused)
+			say := func(line string) {
+				t.Helper()
+				select {
+				case lines <- line:
+				case <-time.After(10 * time.Second):
+					t.Fatal("nobody reads what is pasted")
 				}
-				lines <- w.redirect.String() + "?" + url.Values{"code": {code}, "state": w.auth["state"], "iss": {s.URL}}.Encode()
+			}
+			say("")
+			say(tc.line(w.redirect, w.auth, code, s.URL))
+			if tc.refused != "" {
+				select {
+				case text := <-notices:
+					if !strings.Contains(text, tc.refused) {
+						t.Errorf("said %q, want %q", text, tc.refused)
+					}
+				case <-time.After(10 * time.Second):
+					t.Fatal("it was taken")
+				}
+				say(w.redirect.String() + "?" + url.Values{"code": {code}, "state": w.auth["state"], "iss": {s.URL}}.Encode())
 			}
 			if err := <-w.done; err != nil {
 				t.Error(err)
@@ -402,12 +417,70 @@ func TestPastedAnswer(t *testing.T) {
 	}
 }
 
+// The process that listens may be another one, which nobody can type at: a
+// host's. What is pasted into "login" reaches it.
+func TestPastedAnswerReachesTheProcessThatListens(t *testing.T) {
+	s := newSite(t)
+	o := options(t, s.URL+"/mcp", t.TempDir())
+	opened := make(chan string, 1)
+	o.OpenURL = func(target string) error { opened <- target; return nil }
+	host := newClient(t, o)
+	done := make(chan error, 2)
+	go func() {
+		done <- host.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{})
+	}()
+	u, err := url.Parse(<-opened)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &waiting{site: s, auth: u.Query()}
+
+	lines, shown, notices := make(chan string), make(chan string, 1), make(chan string, 1)
+	o.OpenURL, o.Pasted = closed(t), lines
+	o.Prompt, o.Notice = func(u, _ string) { shown <- u }, func(text string) { notices <- text }
+	login := newClient(t, o)
+	go func() { done <- login.SignIn(context.WithoutCancel(t.Context())) }()
+	if got := <-shown; got != u.String() {
+		t.Errorf("shown %q, want that of the process that listens", got)
+	}
+	say := func(line string) {
+		t.Helper()
+		select {
+		case lines <- line:
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody reads what is pasted")
+		}
+	}
+	say("?state=guessed&code=x")
+	select {
+	case text := <-notices:
+		if !strings.Contains(text, "not the address") {
+			t.Errorf("said %q", text)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a wrong address was taken")
+	}
+	say(w.auth.Get("redirect_uri") + "?" + url.Values{"code": {w.code()}, "state": w.auth["state"], "iss": {s.URL}}.Encode())
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.count("POST /token"); n != 1 {
+		t.Errorf("%d token requests", n)
+	}
+}
+
 // The answer of another issuer is refused however it comes (RFC 9207).
 func TestPastedAnswerOfAnotherIssuer(t *testing.T) {
 	s := newSite(t)
 	lines := make(chan string)
 	w := wait(t, s, func(o *oauthclient.Options) { o.Pasted = lines })
-	lines <- w.redirect.String() + "?" + url.Values{"code": {w.code()}, "state": w.auth["state"], "iss": {"https://evil.example"}}.Encode()
+	select {
+	case lines <- w.redirect.String() + "?" + url.Values{"code": {w.code()}, "state": w.auth["state"], "iss": {"https://evil.example"}}.Encode():
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody reads what is pasted")
+	}
 	if err := <-w.done; err == nil || !strings.Contains(err.Error(), "RFC 9207") {
 		t.Error(err)
 	}
@@ -428,12 +501,15 @@ func TestCallbackAddress(t *testing.T) {
 		"localhost":       {callback: oauthclient.Callback{Host: "localhost"}, redirect: "http://localhost:PORT/oauth/callback"},
 		"IPv6":            {callback: oauthclient.Callback{Host: "::1"}, redirect: "http://[::1]:PORT/oauth/callback"},
 		"a path":          {callback: oauthclient.Callback{Path: "/cb"}, redirect: "http://127.0.0.1:PORT/cb"},
-		"in a container":  {callback: oauthclient.Callback{Bind: "0.0.0.0", Port: port}, redirect: "http://127.0.0.1:PORT/oauth/callback", off: true},
+		"at an address":   {callback: oauthclient.Callback{Bind: "::1", Port: port}, redirect: "http://127.0.0.1:PORT/oauth/callback", reach: "[::1]:" + fmt.Sprint(port)},
 		"forwarded":       {callback: oauthclient.Callback{URL: "http://localhost:1/forwarded", Port: port}, redirect: "http://localhost:1/forwarded", reach: "127.0.0.1:" + fmt.Sprint(port)},
 		"behind a proxy":  {callback: oauthclient.Callback{URL: "https://dev.example.com/cb", Port: port}, redirect: "https://dev.example.com/cb", reach: "127.0.0.1:" + fmt.Sprint(port), off: true},
 		"under some name": {callback: oauthclient.Callback{Host: "box.example", Port: port}, redirect: "http://box.example:PORT/oauth/callback", reach: "127.0.0.1:" + fmt.Sprint(port), off: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if tc.callback.Host == "::1" || tc.callback.Bind == "::1" {
+				needsIPv6(t)
+			}
 			if tc.callback.OffLoopback() != tc.off {
 				t.Errorf("off loopback: %v", !tc.off)
 			}
@@ -470,6 +546,19 @@ func TestCallbackAddress(t *testing.T) {
 	}
 }
 
+func needsIPv6(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err == nil {
+		l.Close()
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("no IPv6 on loopback: %v", err)
+	}
+	t.Skipf("no IPv6 on loopback: %v", err)
+}
+
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -478,6 +567,18 @@ func freePort(t *testing.T) int {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
+}
+
+// What an answer may pass on its way is known before anything listens there.
+func TestCallbackOffLoopback(t *testing.T) {
+	for callback, want := range map[oauthclient.Callback]bool{
+		{}: false, {Bind: "127.0.0.1"}: false, {Bind: "::1"}: false, {Host: "localhost"}: false, {URL: "http://localhost:1/cb"}: false,
+		{Bind: "0.0.0.0"}: true, {Bind: "::"}: true, {Bind: "192.0.2.1"}: true, {Host: "box.example"}: true, {URL: "https://box.example:1/cb"}: true,
+	} {
+		if callback.OffLoopback() != want {
+			t.Errorf("%+v: %v", callback, !want)
+		}
+	}
 }
 
 func TestCallbackOptionsAreChecked(t *testing.T) {

@@ -155,3 +155,34 @@ func FuzzBrowserURL(f *testing.F) {
 		}
 	})
 }
+
+// Whatever is pasted, a code comes out only with the right state beside it and
+// no other issuer, or alone where the issuer never stands beside it.
+func FuzzPaste(f *testing.F) {
+	const state, issuer = "right-state", "https://as.example"
+	for _, line := range []string{
+		"http://127.0.0.1:1/oauth/callback?code=c&state=right-state&iss=https%3A%2F%2Fas.example", "?code=c&state=wrong", "just-a-code",
+		"http://x/?state=right-state&error=access_denied", "https://x/#code=c&state=right-state", "?state=right-state&state=x&code=c", "\x00\r\n", "%%%?%",
+	} {
+		f.Add(line, true)
+		f.Add(line, false)
+	}
+	f.Fuzz(func(t *testing.T, line string, always bool) {
+		code, answered, err := oauthclient.Paste(line, state, issuer, always)
+		if code == "" || err != nil {
+			return
+		}
+		if !answered {
+			t.Errorf("a code out of %q, and no answer", line)
+		}
+		_, raw, isAddress := strings.Cut(strings.Trim(strings.TrimSpace(line), "\"'<>"), "?")
+		raw, _, _ = strings.Cut(raw, "#")
+		query, queryErr := url.ParseQuery(raw)
+		iss := query["iss"]
+		named := len(iss) == 1 && iss[0] == issuer || len(iss) == 0 && !always
+		bare := !always && !strings.ContainsAny(line, "?&=")
+		if !(isAddress && queryErr == nil && query.Get("state") == state && named) && !bare {
+			t.Errorf("the code %q out of %q", code, line)
+		}
+	})
+}

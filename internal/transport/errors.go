@@ -64,6 +64,14 @@ func (e *LostError) Error() string {
 
 func (e *LostError) Unwrap() error { return e.Err }
 
+// RenewalError says that the server has ended the session and opens no other.
+// The message was not executed.
+type RenewalError struct{ Err error }
+
+func (e *RenewalError) Error() string { return "session not renewed: " + e.Err.Error() }
+
+func (e *RenewalError) Unwrap() error { return e.Err }
+
 // plain returns the beginning of text that came from a server, on one line and
 // without control or direction characters, so that it is harmless in a terminal.
 func plain(text string, limit int) string {

@@ -183,6 +183,7 @@ func port(u *url.URL) string {
 // exchange is one request to the endpoint, over all its attempts.
 type exchange struct {
 	method string
+	url    *url.URL // of the client's origin; nil: the endpoint
 	header http.Header
 	body   []byte
 	// started is called when the body may have begun to leave.
@@ -271,7 +272,11 @@ func (c *Client) attempt(ctx context.Context, x exchange, token string) (resp *h
 			}
 		}}
 	}
-	req := &http.Request{Method: x.method, URL: c.url, Header: c.header.Clone(), Host: c.header.Get("Host")}
+	at := c.url
+	if x.url != nil {
+		at = x.url
+	}
+	req := &http.Request{Method: x.method, URL: at, Header: c.header.Clone(), Host: c.header.Get("Host")}
 	if x.body != nil {
 		req.Body = body()
 		req.ContentLength = size

@@ -4,28 +4,45 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
+// listenWait is how long initialized waits for the server to answer that it
+// listens, in the hope that nothing is asked of the host before.
+const listenWait = 250 * time.Millisecond
+
 // listen starts, once, the stream of what the server sends unasked (2025-11-25,
 // basic/transports, "Listening for Messages from the Server"). It is opened
-// again for as long as the session lives, unless the server offers none.
-func (s *Session) listen() {
+// again for as long as the session lives, unless the server offers none. listen
+// waits for a moment until it is open: a server that asks on it during the
+// host's first call would otherwise ask in vain.
+func (s *Session) listen(ctx context.Context) {
 	s.mu.Lock()
 	start := !s.listening
 	s.listening = true
 	s.mu.Unlock()
-	if start {
-		s.background(s.listenLoop)
+	if !start {
+		return
+	}
+	answered := make(chan struct{})
+	s.background(func(life context.Context) { s.listenLoop(life, sync.OnceFunc(func() { close(answered) })) })
+	t := time.NewTimer(listenWait)
+	defer t.Stop()
+	select {
+	case <-answered:
+	case <-t.C:
+	case <-ctx.Done():
+	case <-s.flights.life.Done():
 	}
 }
 
 // unasked stands for the call that a stream opened by GET does not have.
 var unasked = &jsonrpc.Message{}
 
-func (s *Session) listenLoop(life context.Context) {
+func (s *Session) listenLoop(life context.Context, answered func()) {
 	var of lease
 	var worked bool // the stream of this session has been open
 	var st *stream
@@ -40,6 +57,7 @@ func (s *Session) listenLoop(life context.Context) {
 			of, worked, st, failures = l, false, &stream{retry: -1}, 0
 		}
 		resp, err := s.get(ctx, l, st.lastID)
+		answered()
 		wait := backoff(failures, time.Second, 30*time.Second)
 		failures++
 		if err == nil {

@@ -32,6 +32,7 @@ type Session struct {
 	initialize  *jsonrpc.Message
 	initialized *jsonrpc.Message
 	listening   bool
+	renewed     func()
 	kick        context.CancelFunc // ends the present GET stream
 }
 
@@ -61,6 +62,11 @@ func (c *Client) NewSession(deliver func(*jsonrpc.Message) error) *Session {
 	return s
 }
 
+// OnRenewal has f called when another session has taken the place of one that
+// the server had forgotten: with it is gone what that one had been asked for. It
+// must be set before the first Do.
+func (s *Session) OnRenewal(f func()) { s.renewed = f }
+
 // Do sends one message in the session; results and errors are those of
 // Client.Do. initialize opens the session (anew, if there was one),
 // notifications/initialized starts the stream of what the server sends unasked.
@@ -78,7 +84,7 @@ func (s *Session) Do(ctx context.Context, call Call) error {
 		s.mu.Lock()
 		s.initialized = call.Message
 		s.mu.Unlock()
-		s.listen()
+		s.listen(ctx)
 		return nil
 	default:
 		return s.exchange(ctx, call)
@@ -290,7 +296,10 @@ func (s *Session) renew(ctx context.Context, refused lease, authorizing func(boo
 			}
 			return nil
 		}, s.deliver)
-		if err = errors.Join(err, failure); err != nil {
+		if _, answered := errors.AsType[*StatusError](err); answered || failure != nil {
+			return &RenewalError{errors.Join(err, failure)}
+		}
+		if err != nil {
 			return err
 		}
 		if initialized != nil {
@@ -308,6 +317,9 @@ func (s *Session) renew(ctx context.Context, refused lease, authorizing func(boo
 			}
 		}
 		s.take(opened, initialize)
+		if s.renewed != nil {
+			s.renewed()
+		}
 		return nil
 	})
 }

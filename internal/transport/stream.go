@@ -374,7 +374,10 @@ func idText(id json.RawMessage) string {
 func (c *Client) refusal(resp *http.Response, body []byte, call *Call) error {
 	m, err := jsonrpc.Parse(body, relayLimits)
 	if err == nil && m.Error != nil && call.Message.IsRequest() {
-		return call.deliver(withID(m, call.Message.ID))
+		if m = withID(m, call.Message.ID); call.Refused != nil {
+			return call.Refused(resp.StatusCode, m)
+		}
+		return call.deliver(m)
 	}
 	if 300 <= resp.StatusCode && resp.StatusCode <= 399 {
 		to := "nowhere"

@@ -1,7 +1,7 @@
 // Package transport owns raw MCP connections: the newline-delimited framing of
-// stdio and the client leg of Streamable HTTP, for the revisions with sessions
-// (up to 2025-11-25) and for the stateless one (2026-07-28). It reads envelopes
-// and leaves bodies alone.
+// stdio, the client leg of Streamable HTTP, for the revisions with sessions (up
+// to 2025-11-25) and for the stateless one (2026-07-28), and that of HTTP+SSE
+// (2024-11-05). It reads envelopes and leaves bodies alone.
 //
 // It may import jsonrpc and nothing else of ours. Its one invariant: a message
 // that may have reached the server is not sent a second time, unless the
@@ -45,6 +45,10 @@ type Call struct {
 	// Deliver receives what the server sends back on the call's own stream, in
 	// order, the response last. An error from it ends the call. Nil drops all.
 	Deliver func(*jsonrpc.Message) error
+	// Refused receives, in place of Deliver, the JSON-RPC error that came with a
+	// status other than success: what the status says of the server's era is
+	// lost behind Deliver. Nil leaves it to Deliver.
+	Refused func(status int, m *jsonrpc.Message) error
 	// Started is called once the message may have begun to reach the server,
 	// possibly more than once. Nil is allowed.
 	Started func()

@@ -48,6 +48,14 @@ var parts = map[string]func(context.Context, *bench) ([]scenario, error){
 	"sign-in-2025-11-25": signInScenarios("", "2025-11-25"),
 	"sign-in-2026-07-28": signInScenarios("", "2026-07-28"),
 
+	"relay-0.1.16":     relayScenarios("0.1.16", "2025-11-25"),
+	"relay-2025-11-25": relayScenarios("", "2025-11-25"),
+	"relay-2026-07-28": relayScenarios("", "2026-07-28"),
+
+	// Not of the suite, but like it.
+	"corners":           corners,
+	"everything-http":   exampleServer("streamableHttp", "/mcp"),
+	"everything-sse":    exampleServer("sse", "/sse"),
 	"typescript-client": typescript,
 }
 

@@ -56,11 +56,11 @@ func serverScenarios(choose selection) func(context.Context, *bench) ([]scenario
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, srv.stop()) }()
-		token, err := signIn(ctx, b, srv.url)
+		token, err := signIn(ctx, b, srv.url, "/mcp")
 		if err != nil {
 			return nil, err
 		}
-		front, stop, err := startProxy(ctx, srv.url, token)
+		front, stop, err := startProxy(ctx, srv.url, token, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -92,8 +92,8 @@ func startFixtures(ctx context.Context, b *bench) (*process, error) {
 }
 
 // signIn registers a client and signs a person in (RFC 6749 section 4.1, RFC
-// 7636).
-func signIn(ctx context.Context, b *bench, issuer string) (token string, err error) {
+// 7636), for the resource at path.
+func signIn(ctx context.Context, b *bench, issuer, path string) (token string, err error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -124,7 +124,7 @@ func signIn(ctx context.Context, b *bench, issuer string) (token string, err err
 	query := url.Values{
 		"response_type": {"code"}, "client_id": {client}, "redirect_uri": {redirect}, "state": {rand.Text()},
 		"code_challenge": {base64.RawURLEncoding.EncodeToString(sum[:])}, "code_challenge_method": {"S256"},
-		"resource": {issuer + "/mcp"}, "scope": {"mcp:tools"},
+		"resource": {issuer + path}, "scope": {"mcp:tools"},
 	}
 	p := devclerk.NewPerson("member@example.com", func(pressed string) { fmt.Fprintf(b.log, "pressed %q\n", pressed) })
 	if err := p.Walk(ctx, issuer+"/authorize?"+query.Encode()); err != nil {
@@ -140,7 +140,7 @@ func signIn(ctx context.Context, b *bench, issuer string) (token string, err err
 	}
 	form := url.Values{
 		"grant_type": {"authorization_code"}, "code": {code}, "client_id": {client}, "redirect_uri": {redirect},
-		"code_verifier": {verifier}, "resource": {issuer + "/mcp"},
+		"code_verifier": {verifier}, "resource": {issuer + path},
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, issuer+"/token", strings.NewReader(form.Encode()))
 	if err != nil {
@@ -165,8 +165,9 @@ func signIn(ctx context.Context, b *bench, issuer string) (token string, err err
 	return answer.Token, nil
 }
 
-// startProxy passes everything on to target as it is, with the token added.
-func startProxy(ctx context.Context, target, token string) (at string, stop func() error, err error) {
+// startProxy passes everything on to target as it is, with the token added, but
+// for what refuse answers; it may be nil.
+func startProxy(ctx context.Context, target, token string, refuse func(http.ResponseWriter, *http.Request) bool) (at string, stop func() error, err error) {
 	to, err := url.Parse(target)
 	if err != nil {
 		return "", nil, fmt.Errorf("read the server's URL: %w", err)
@@ -176,7 +177,7 @@ func startProxy(ctx context.Context, target, token string) (at string, stop func
 	if err != nil {
 		return "", nil, fmt.Errorf("listen for the proxy: %w", err)
 	}
-	front := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: &httputil.ReverseProxy{
+	proxy := &httputil.ReverseProxy{
 		FlushInterval: -1, // streams go through event by event
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
@@ -197,7 +198,12 @@ func startProxy(ctx context.Context, target, token string) (at string, stop func
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }, // the suite hangs up on streams
-	}}
+	}
+	front := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if refuse == nil || !refuse(w, r) {
+			proxy.ServeHTTP(w, r)
+		}
+	})}
 	done := make(chan error, 1)
 	go func() { done <- front.Serve(l) }()
 	return "http://" + l.Addr().String(), func() error {

@@ -370,7 +370,7 @@ func (w *world) start(ctx context.Context, point string) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	p := &process{cmd: exec.CommandContext(ctx, self)}
+	p := &process{cmd: exec.CommandContext(ctx, self)} //nolint:gosec // this very program
 	p.cmd.Env = append(os.Environ(), roleEnv+"="+w.server, stateEnv+"="+w.state, proxyEnv+"="+w.count.url, failpointEnv+"="+point)
 	p.cmd.Stderr = os.Stderr
 	if p.in, err = p.cmd.StdinPipe(); err != nil {

@@ -1,0 +1,529 @@
+package bridge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/era"
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+	"github.com/mcp-clerk/mcp-clerk/internal/transport"
+)
+
+// Strategy is which transports are tried, and in which order.
+type Strategy string
+
+// The strategies, under the names that mcp-remote has for them. "" is HTTPFirst.
+const (
+	HTTPFirst Strategy = "http-first"
+	SSEFirst  Strategy = "sse-first"
+	HTTPOnly  Strategy = "http-only"
+	SSEOnly   Strategy = "sse-only"
+)
+
+// eras is the server as a host of either era sees it. What the host sends goes
+// out first as it is; only what the server refuses as of another era is
+// translated, and so is what follows. What has been found out holds for the
+// process, until it fails. Nothing is sent that the host did not ask for.
+type eras struct {
+	b      *bridge
+	client *transport.Client
+	modern *modernLeg
+	sole   chan struct{} // held by who looks for the server's era
+
+	mu         sync.Mutex
+	forLegacy  remote           // where a legacy host's messages go
+	forModern  remote           // where a modern host's go
+	hostModern bool             // the era of the host's last request
+	confirmed  bool             // the server has answered as a modern one
+	doubtful   bool             // it has answered a modern request as if it were none
+	looked     time.Time        // when no other era was found
+	initialize *jsonrpc.Message // the host's
+	closed     bool
+}
+
+// lookAgain is how long a server that has shown its era is not asked for another
+// again, after it was in vain: not every 400 is about that.
+const lookAgain = time.Minute
+
+func newEras(b *bridge, client *transport.Client) *eras {
+	e := &eras{b: b, client: client, modern: &modernLeg{client: client, b: b}, sole: make(chan struct{}, 1)}
+	e.forLegacy = client.NewSession(e.unasked)
+	e.forModern = e.modern
+	switch b.o.Strategy {
+	case SSEFirst, SSEOnly:
+		e.forLegacy = client.NewSSESession(e.unasked)
+		e.forModern = e.translate(era.NewToLegacy(e.legacyOptions()), e.dialSSE)
+	}
+	return e
+}
+
+func (e *eras) dialSSE(deliver func(*jsonrpc.Message) error, renewed func()) remote {
+	s := e.client.NewSSESession(deliver)
+	s.OnRenewal(renewed)
+	return s
+}
+
+func (e *eras) dialHTTP(deliver func(*jsonrpc.Message) error, renewed func()) remote {
+	s := e.client.NewSession(deliver)
+	s.OnRenewal(renewed)
+	return s
+}
+
+func (e *eras) unasked(m *jsonrpc.Message) error { return e.b.deliver(nil, m) }
+
+// Do implements remote.
+func (e *eras) Do(ctx context.Context, call transport.Call) error {
+	m := call.Message
+	e.mu.Lock()
+	if m.IsRequest() {
+		e.hostModern = transport.IsModern(m)
+		if m.Method == methodInitialize {
+			e.initialize = m
+		}
+	}
+	isModern, legacy, modern := e.hostModern, e.forLegacy, e.forModern
+	e.mu.Unlock()
+	switch {
+	case !m.IsRequest() && isModern:
+		return modern.Do(ctx, call)
+	case !m.IsRequest():
+		return legacy.Do(ctx, call)
+	case isModern:
+		return e.doModern(ctx, call, modern)
+	case m.Method == methodInitialize:
+		return e.open(ctx, call, legacy)
+	}
+	err := legacy.Do(ctx, call)
+	if _, gone := errors.AsType[*transport.RenewalError](err); gone && e.reopen(ctx, legacy) {
+		e.mu.Lock()
+		legacy = e.forLegacy
+		e.mu.Unlock()
+		return legacy.Do(ctx, call) // refused before it was executed
+	}
+	return err
+}
+
+// Close implements remote.
+func (e *eras) Close(ctx context.Context) {
+	e.mu.Lock()
+	legacy, modern := e.forLegacy, e.forModern
+	e.closed = true
+	e.mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(func() { legacy.Close(ctx) })
+	wg.Go(func() { modern.Close(ctx) })
+	wg.Wait()
+}
+
+// refusal is a JSON-RPC error that came with an HTTP status other than success,
+// or, with status 200, a response that says that the server is of another era.
+type refusal struct {
+	status  int
+	message *jsonrpc.Message
+}
+
+func (r *refusal) Error() string {
+	if r.message.Error == nil {
+		return "a result of another revision"
+	}
+	text, _ := jsonrpc.LookupString(r.message.Error, "message")
+	return fmt.Sprintf("HTTP status %d, error %d: %q", r.status, era.ErrorCode(r.message.Error), text)
+}
+
+// statusOf returns the HTTP status that err came with, 0 if it came with none.
+func statusOf(err error) int {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r.status
+	}
+	if s, ok := errors.AsType[*transport.StatusError](err); ok {
+		return s.Status
+	}
+	return 0
+}
+
+// elsewhere reports whether an answer leaves it open that the server speaks
+// another revision or transport (2026-07-28, basic/transports/streamable-http,
+// "HTTP+SSE Transport").
+func elsewhere(err error) bool {
+	return slices.Contains([]int{http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed}, statusOf(err))
+}
+
+// probing sends call to r, but for a response that wrong takes as a refusal for
+// the server's era: then the error is that *refusal, or a *transport.StatusError.
+func probing(ctx context.Context, r remote, call transport.Call, wrong func(status int, m *jsonrpc.Message) bool) error {
+	var refused *refusal
+	given := call
+	given.Deliver = func(m *jsonrpc.Message) error {
+		if m.IsResponse() && wrong(http.StatusOK, m) {
+			refused = &refusal{http.StatusOK, m}
+			return nil
+		}
+		return call.Deliver(m)
+	}
+	given.Refused = func(status int, m *jsonrpc.Message) error {
+		if wrong(status, m) {
+			return &refusal{status, m}
+		}
+		return call.Deliver(m)
+	}
+	if err := r.Do(ctx, given); err != nil || refused == nil {
+		return err
+	}
+	return refused
+}
+
+// settle gives the host the refusal err as the response that it is.
+func settle(call transport.Call, err error) error {
+	r, ok := errors.AsType[*refusal](err)
+	if !ok {
+		return err
+	}
+	m := r.message
+	if call.Message.Method == methodInitialize && era.ErrorCode(m.Error) == jsonrpc.CodeUnsupportedVersion {
+		// A host that knows only initialize has another code for that
+		// (2025-11-25, basic/lifecycle, "Error Handling").
+		text, _ := jsonrpc.LookupString(m.Error, "message")
+		data, _ := jsonrpc.Lookup(m.Error, "data")
+		m = parsed(jsonrpc.NewError(call.Message.ID, jsonrpc.CodeInvalidParams, text, raw(data)))
+	}
+	return call.Deliver(m)
+}
+
+func raw(data json.RawMessage) any {
+	if data == nil {
+		return nil
+	}
+	return data
+}
+
+// open sends the host's initialize. A server that refuses it as a modern one
+// does is asked by server/discover, and translated for if it answers; one that
+// takes neither may speak HTTP+SSE.
+func (e *eras) open(ctx context.Context, call transport.Call, now remote) error {
+	if _, sse := now.(*transport.SSESession); sse {
+		err := now.Do(ctx, call)
+		if e.b.o.Strategy != SSEFirst || !answered(err) {
+			return err
+		}
+		e.b.log.Debug("the server does not speak HTTP+SSE, trying Streamable HTTP", "answer", err.Error())
+		e.replace(&e.forModern, e.modern)
+		now = e.client.NewSession(e.unasked)
+		e.replace(&e.forLegacy, now)
+	}
+	given := call
+	// What a server of either era takes; a modern one requires it.
+	given.Header = http.Header{"Mcp-Method": {methodInitialize}}
+	err := probing(ctx, now, given, func(status int, m *jsonrpc.Message) bool {
+		code := era.ErrorCode(m.Error)
+		version, _ := jsonrpc.LookupString(m.Result, "protocolVersion")
+		return era.IsModernCode(code) || code == jsonrpc.CodeMethodNotFound || slices.Contains(era.ModernVersions, version) ||
+			m.Error != nil && elsewhere(&refusal{status: status})
+	})
+	_, refused := errors.AsType[*refusal](err)
+	switch {
+	case err == nil:
+		e.replace(&e.forModern, e.modern)
+		return nil
+	case changed(err): // it was translated for until now
+		now = e.client.NewSession(e.unasked)
+		e.replace(&e.forLegacy, now)
+		return e.open(ctx, call, now)
+	case !refused && !elsewhere(err):
+		return err
+	}
+	e.b.log.Debug("the server does not take initialize, asking it to be discovered", "answer", err.Error())
+	t := e.translate(era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error, func()) remote { return e.modern })
+	again := e.try(ctx, call, now, t)
+	switch {
+	case again == nil || !answered(again):
+		return again
+	case !elsewhere(err) || !elsewhere(again) || !e.fallsBack():
+		return settle(call, err)
+	}
+	e.b.log.Debug("nor that, trying HTTP+SSE", "answer", again.Error())
+	again = e.try(ctx, call, now, e.client.NewSSESession(e.unasked))
+	if _, none := errors.AsType[*transport.StatusError](again); none {
+		return settle(call, err)
+	}
+	return again
+}
+
+// fallsBack reports whether HTTP+SSE is tried when the server takes nothing else.
+func (e *eras) fallsBack() bool { return e.b.o.Strategy == "" || e.b.o.Strategy == HTTPFirst }
+
+// changed reports whether err says that a server is not, or no longer, of the
+// era that was found. Nothing was executed then.
+func changed(err error) bool {
+	if _, gone := errors.AsType[*transport.RenewalError](err); gone {
+		return true
+	}
+	open, unopened := errors.AsType[*era.OpenError](err)
+	return unopened && (open.Code != 0 || elsewhere(err))
+}
+
+// answered reports whether err comes of an answer of the server, rather than of
+// the way there.
+func answered(err error) bool {
+	_, ok := errors.AsType[*transport.StatusError](err)
+	return ok || changed(err)
+}
+
+// try has r, and what follows in place of now, take the host's initialize; if it
+// fails, now is back.
+func (e *eras) try(ctx context.Context, call transport.Call, now, r remote) error {
+	// The host's next message may follow its answer at once.
+	e.mu.Lock()
+	e.forLegacy = r
+	e.mu.Unlock()
+	err := r.Do(ctx, call)
+	if err == nil {
+		e.retire(now)
+		return nil
+	}
+	e.replace(&e.forLegacy, now)
+	return err
+}
+
+// replace changes where the messages of one era go, and ends what was there.
+func (e *eras) replace(at *remote, with remote) {
+	e.mu.Lock()
+	old := *at
+	*at = with
+	e.mu.Unlock()
+	if old != with {
+		e.retire(old)
+	}
+}
+
+// retire ends what nothing is sent to any more.
+func (e *eras) retire(r remote) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.b.life), tellTimeout)
+	closing := e.b.background(func() {
+		defer cancel()
+		r.Close(ctx)
+	})
+	if !closing { // everything ends: at once
+		cancel()
+		r.Close(ctx)
+	}
+}
+
+func (e *eras) translate(m era.Machine, dial func(func(*jsonrpc.Message) error, func()) remote) *translation {
+	return newTranslation(e.b, m, dial)
+}
+
+// reopen looks for the era of a server that has ended the host's session and
+// does not open another, as after an upgrade. It reports whether messages can go
+// on.
+func (e *eras) reopen(ctx context.Context, refused remote) bool {
+	if !e.enter(ctx) {
+		return false
+	}
+	defer e.exit()
+	e.mu.Lock()
+	moved, initialize := e.forLegacy != refused, e.initialize
+	e.mu.Unlock()
+	if moved || initialize == nil {
+		return moved
+	}
+	failed := false
+	err := e.open(ctx, transport.Call{Message: initialize, Deliver: func(m *jsonrpc.Message) error {
+		failed = failed || m.IsResponse() && m.Error != nil
+		return nil
+	}}, refused)
+	if err != nil || failed {
+		return false
+	}
+	e.mu.Lock()
+	r := e.forLegacy
+	e.mu.Unlock()
+	ready := parsed(jsonrpc.NewNotification(methodReady, nil))
+	return r.Do(ctx, transport.Call{Message: ready, Deliver: e.unasked}) == nil
+}
+
+// enter lets one caller at a time look for the era.
+func (e *eras) enter(ctx context.Context) bool {
+	select {
+	case e.sole <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (e *eras) exit() { <-e.sole }
+
+// doModern sends a request of a modern host, and translates for it where the
+// server refuses it and is no modern one.
+func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) error {
+	if now != remote(e.modern) {
+		err := now.Do(ctx, call)
+		if !changed(err) || e.b.o.Strategy == SSEOnly {
+			return err
+		}
+		e.replace(&e.forModern, e.modern)
+	}
+	if e.doubts() {
+		// It serves what it takes for requests outside of a session. In one it
+		// can do all that it knows.
+		if found, _ := e.look(ctx, call, errDoubtful); found != nil {
+			return found.Do(ctx, call)
+		}
+	}
+	given := call
+	given.Deliver = func(m *jsonrpc.Message) error {
+		if m.IsResponse() {
+			e.heard(m)
+		}
+		return call.Deliver(m)
+	}
+	err := probing(ctx, e.modern, given, func(status int, m *jsonrpc.Message) bool { return e.refusedAsLegacy(call.Message, status, m) })
+	_, refused := errors.AsType[*refusal](err)
+	status, answer := errors.AsType[*transport.StatusError](err)
+	if !refused && !(answer && (elsewhere(err) || status.Status == http.StatusNotAcceptable || status.Status == http.StatusUnsupportedMediaType)) {
+		return err
+	}
+	found, other := e.look(ctx, call, err)
+	switch {
+	case other != nil:
+		return settle(call, other)
+	case found == nil:
+		return settle(call, err)
+	}
+	return found.Do(ctx, call) // it was refused before it was executed
+}
+
+var errDoubtful = errors.New("a result without resultType")
+
+func (e *eras) doubts() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.doubtful && !e.confirmed
+}
+
+// heard notes what a response says of the server's era: a modern one has a
+// resultType in every result (2026-07-28, basic/index, "Result Responses").
+func (e *eras) heard(m *jsonrpc.Message) {
+	_, typed := jsonrpc.Lookup(m.Result, "resultType")
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case typed, m.Error != nil && era.IsModernCode(era.ErrorCode(m.Error)):
+		e.confirmed = true
+	case m.Result != nil && e.looked.IsZero():
+		e.doubtful = true
+	}
+}
+
+// look is find, by one caller at a time.
+func (e *eras) look(ctx context.Context, call transport.Call, why error) (remote, error) {
+	if !e.enter(ctx) {
+		return nil, context.Cause(ctx)
+	}
+	defer e.exit()
+	return e.find(ctx, call, why)
+}
+
+// refusedAsLegacy reports whether an error shows that the server did not
+// understand a modern request as one (2026-07-28, basic/versioning, "Backward
+// Compatibility with Initialization-Based Versions").
+func (e *eras) refusedAsLegacy(request *jsonrpc.Message, status int, m *jsonrpc.Message) bool {
+	code := era.ErrorCode(m.Error)
+	switch {
+	case era.IsModernCode(code):
+		return false
+	case request.Method == methodDiscover: // which every modern server has
+		_, discovered := jsonrpc.Lookup(m.Result, "supportedVersions")
+		return !discovered
+	case m.Error == nil:
+		return false
+	case status == http.StatusOK:
+		text, _ := jsonrpc.LookupString(m.Error, "message")
+		text = strings.ToLower(text)
+		return (code == jsonrpc.CodeInvalidRequest || -32002 <= code && code <= -32000) && (strings.Contains(text, "initializ") || strings.Contains(text, "session"))
+	case code == jsonrpc.CodeMethodNotFound && status == http.StatusNotFound:
+		return false
+	}
+	return elsewhere(&refusal{status: status})
+}
+
+// find looks for the way to a server that refused a modern request with why. It
+// returns nil if there is no other, and an error if that cannot be told, or if
+// the host has to change its request first.
+func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote, error) {
+	e.mu.Lock()
+	now, known := e.forModern, e.confirmed && time.Since(e.looked) < lookAgain
+	e.mu.Unlock()
+	switch {
+	case now != remote(e.modern):
+		return now, nil
+	case known:
+		return nil, nil
+	}
+	e.b.log.Debug("the server does not take a modern request, opening a session", "answer", why.Error())
+	t := e.translate(era.NewToLegacy(e.legacyOptions()), e.dialHTTP)
+	err := e.discover(ctx, call, t)
+	if answered(err) && elsewhere(why) && elsewhere(err) && e.fallsBack() {
+		e.retire(t)
+		e.b.log.Debug("nor initialize, trying HTTP+SSE", "answer", err.Error())
+		t = e.translate(era.NewToLegacy(e.legacyOptions()), e.dialSSE)
+		err = e.discover(ctx, call, t)
+	}
+	if err != nil {
+		e.retire(t)
+		if answered(err) {
+			e.mu.Lock()
+			e.looked, e.doubtful, err = time.Now(), false, nil
+			e.mu.Unlock()
+		}
+		return nil, err
+	}
+	e.mu.Lock()
+	closed := e.closed
+	if !closed {
+		e.forModern, e.confirmed = t, false
+	}
+	e.mu.Unlock()
+	if closed {
+		e.retire(t)
+		return nil, errClosing
+	}
+	return t, nil
+}
+
+func (e *eras) legacyOptions() era.LegacyOptions {
+	return era.LegacyOptions{Name: e.b.o.Name, Version: e.b.o.Version, Server: e.client.Host(), Keep: func(m *jsonrpc.Message) *jsonrpc.Message {
+		whole, err := e.b.loaded(m)
+		if err != nil && m.IsResponse() {
+			return parsed(e.b.failure(m.ID, "", err))
+		}
+		return whole
+	}}
+}
+
+// discover has t open the session that call wants: the answer comes from there.
+func (e *eras) discover(ctx context.Context, call transport.Call, t *translation) error {
+	meta, _ := jsonrpc.Lookup(call.Message.Params, "_meta")
+	request := jsonrpc.NewRequest(call.Message.ID, methodDiscover, json.RawMessage(`{"_meta":`+string(meta)+`}`))
+	var refused error
+	err := t.Do(ctx, transport.Call{
+		Message: parsed(request), Authorizing: call.Authorizing,
+		Deliver: func(m *jsonrpc.Message) error {
+			if m.Error != nil {
+				refused = &refusal{http.StatusBadRequest, m}
+			}
+			return nil
+		},
+	})
+	if err == nil {
+		err = refused
+	}
+	return err
+}
