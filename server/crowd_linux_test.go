@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 // there. disperse ends it.
 func startCrowd(b *testing.B, kind, at, token string) (disperse func()) {
 	b.Helper()
-	cmd := exec.CommandContext(b.Context(), os.Args[0]) //nolint:gosec // this program
+	cmd := exec.CommandContext(b.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), crowdEnv+"="+kind)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

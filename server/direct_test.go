@@ -141,8 +141,8 @@ type oddTool struct {
 
 // oddTools give what a handler can give.
 var oddTools = func() []oddTool {
-	gives := func(name string, make func() *mcp.CallToolResult) oddTool {
-		return oddTool{name: name, h: func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) { return make(), nil }}
+	gives := func(name string, result func() *mcp.CallToolResult) oddTool {
+		return oddTool{name: name, h: func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) { return result(), nil }}
 	}
 	fails := func(name string, err func() error) oddTool {
 		return oddTool{name: name, fails: true, h: func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) { return nil, err() }}

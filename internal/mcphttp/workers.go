@@ -27,7 +27,6 @@ func (w *workers) work(job func()) {
 	defer wait.Stop()
 	for {
 		job()
-		job = nil
 		wait.Reset(workerIdle)
 		select {
 		case job = <-w.jobs:

@@ -4,7 +4,7 @@ package main
 
 import (
 	"context"
-	"log"
+	"fmt"
 	"os"
 	"os/signal"
 
@@ -42,13 +42,14 @@ func run() error {
 	if err != nil {
 		return err // every fault at once, each with its fix
 	}
-	defer srv.Close()
+	defer func() { _ = srv.Close() }()
 	addTools(srv)
 	return srv.Run(ctx, "127.0.0.1:8788")
 }
 
 func main() {
 	if err := run(); err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
