@@ -11,6 +11,7 @@ import (
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
+	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
 )
@@ -29,6 +30,9 @@ const (
 
 // errRoleUnknown says that nobody could tell the caller's roles.
 var errRoleUnknown = errors.New("roles could not be checked")
+
+// errNotAllowed says that Options.Allowed is about others.
+var errNotAllowed = errors.New("may not use this server")
 
 // access is who may use something.
 type access struct {
@@ -106,6 +110,9 @@ func (s *Server) declare(kind, name string, a *access) {
 		panic(fmt.Sprintf("server: %s %q: RequireNothing needs Options.Public and no other requirement", kind, name))
 	}
 	for _, sc := range a.scopes {
+		if !s.opts.scoped() {
+			continue // nobody can ask for it
+		}
 		if err := s.auth.AddScope(sc); err != nil {
 			panic(fmt.Sprintf("server: %s %q: %v", kind, name, err))
 		}
@@ -258,6 +265,14 @@ func (s *Server) current(ctx context.Context) (*identity.User, error) {
 	if user, err, known := s.known(ctx); known {
 		return user, err
 	}
+	return s.caller(ctx, p)
+}
+
+// caller is p's user, as Clerk or the options know them now.
+func (s *Server) caller(ctx context.Context, p *identity.Principal) (*identity.User, error) {
+	if !clerk.IsUser(p.Subject) {
+		return s.machine(p.Subject)
+	}
 	user, err := s.clerk.User(ctx, p.Subject)
 	return s.judged(p, user, err)
 }
@@ -267,6 +282,10 @@ func (s *Server) known(ctx context.Context) (_ *identity.User, err error, known 
 	p := identity.FromContext(ctx)
 	if p == nil {
 		return nil, nil, false
+	}
+	if !clerk.IsUser(p.Subject) {
+		machine, err := s.machine(p.Subject)
+		return machine, err, true
 	}
 	user, err, known := s.clerk.Known(p.Subject)
 	if !known {
@@ -294,28 +313,12 @@ func (s *Server) refusal(subject string, user *identity.User, err error) error {
 		return err
 	case user.Banned:
 		return fmt.Errorf("user %q is banned: %w", subject, identity.ErrInvalidToken)
+	case user.Locked:
+		return fmt.Errorf("user %q is locked: %w", subject, identity.ErrInvalidToken)
 	case !s.opts.Allowed.admits(user):
-		return fmt.Errorf("user %q may not use this server: %w", subject, identity.ErrInvalidToken)
+		return fmt.Errorf("user %q: %w: %w", subject, errNotAllowed, identity.ErrInvalidToken)
 	}
 	return nil
-}
-
-// verifier checks access tokens, and refuses those of users who are known to
-// be banned or gone: without a tool being called, Clerk isn't asked for that.
-type verifier struct{ server *Server }
-
-func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal, error) {
-	p, err := v.server.auth.Verify(ctx, token)
-	if err != nil {
-		return nil, err
-	}
-	if user, err, known := v.server.clerk.Known(p.Subject); known {
-		user = v.server.clerk.Within(user, p.Organization)
-		if err := v.server.refusal(p.Subject, &user, err); errors.Is(err, identity.ErrInvalidToken) {
-			return nil, err
-		}
-	}
-	return p, nil
 }
 
 // sees reports whether something is in the lists of the caller. It fails

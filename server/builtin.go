@@ -49,6 +49,19 @@ func workersAI(base, accountID string, token Secret, client *http.Client) ImageP
 	}}
 }
 
+// ImageAPI is the provider that asks a service with the image endpoint of
+// OpenAI's API, at baseURL + "/images/generations", for pictures by a model; key
+// may be empty. client lends its Transport; nil means the default one. The error
+// says what is wrong with the address, the key or the model.
+func ImageAPI(baseURL string, key Secret, model string, client *http.Client) (ImageProvider, error) {
+	o := tools.ImageAPIOptions{BaseURL: baseURL, Key: key, Model: model, HTTPClient: client}
+	provider, err := tools.ImageAPI(o)
+	if err != nil {
+		return ImageProvider{}, err
+	}
+	return ImageProvider{tools.ImageOptions{Provider: provider, About: tools.ImageAPIAbout(o), External: true, Timeout: tools.ImageAPITimeout}}, nil
+}
+
 // ScopeImages is the scope of generateImage: with it an application may have
 // pictures made for a user whose role allows that.
 const ScopeImages = "mcp:images"

@@ -49,6 +49,9 @@ func (s *Server) SignIns() http.Handler { return s.auth.SignIns() }
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	s.auth.Register(mux)
+	if s.opts.byClerk() {
+		mux.HandleFunc(serverMetadataPath, s.clerkMetadata)
+	}
 	prefix := ""
 	if u, err := url.Parse(s.opts.PublicURL); err == nil {
 		prefix = strings.TrimRight(u.EscapedPath(), "/")

@@ -13,15 +13,41 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/server"
 )
 
-// Every kind of user by every kind of tool, in both eras: a tool is listed for
-// and run by those who hold its role, and neither for anyone else (case 45).
+// Every kind of user by every kind of tool, in both eras and by every kind of
+// token: a tool is listed for and run by those who hold its role, and neither
+// for anyone else (case 45).
 func TestEveryRoleByEveryTool(t *testing.T) {
+	for kind, token := range map[string]struct {
+		options func(*server.Options)
+		of      func(*rig) string
+	}{
+		"our own":          {func(*server.Options) {}, func(r *rig) string { return r.signIn(plainMail).Access }},
+		"a JWT of Clerk's": {byClerk, func(r *rig) string { return r.accessToken(devclerk.MemberID) }},
+		"an opaque token of Clerk's": {
+			func(o *server.Options) { byClerk(o); o.Clerk.AcceptNoAudience = true },
+			func(r *rig) string { r.clerk.SetOpaqueTokens(true); return r.accessToken(devclerk.MemberID) },
+		},
+		"an API key": {
+			func(o *server.Options) { o.APIKeys = true },
+			func(r *rig) string { return r.apiKey(devclerk.APIKey{Subject: devclerk.MemberID}) },
+		},
+		"an API key where Clerk is the authorization server": {
+			func(o *server.Options) { byClerk(o); o.APIKeys = true },
+			func(r *rig) string { return r.apiKey(devclerk.APIKey{Subject: devclerk.MemberID}) },
+		},
+	} {
+		t.Run(kind, func(t *testing.T) { everyRoleByEveryTool(t, token.options, token.of) })
+	}
+}
+
+func everyRoleByEveryTool(t *testing.T, options func(*server.Options), tokenOf func(*rig) string) {
 	needs := map[string][]string{ // tool -> roles
 		"open": nil, "forAdmin": {"admin"}, "forEither": {"admin", "premium"}, "forOrgAdmin": {"org:admin"},
 		"forPermission": {"org:reports:read"}, "forOneOrg": {"org:admin@org_1"}, "forSlug": {"org:member@second"}, "forRuled": {"ruled"},
 	}
 	r := start(t, func(o *server.Options) {
 		withWebhooks(o)
+		options(o)
 		o.Clerk.RoleRules = []server.RoleRule{{From: "org:admin@org_2", Role: "ruled"}, {From: "boss", Role: "ruled"}}
 	}, func(s *server.Server) {
 		for name, roles := range needs {
@@ -34,7 +60,7 @@ func TestEveryRoleByEveryTool(t *testing.T) {
 			}, options...)
 		}
 	})
-	both := r.both(r.signIn(plainMail).Access)
+	both := r.both(tokenOf(r))
 	r.deliver()
 	in := func(org, slug, role string, permissions ...string) devclerk.Membership {
 		return devclerk.Membership{OrgID: org, OrgSlug: slug, Role: role, Permissions: permissions}

@@ -58,6 +58,19 @@ type Options struct {
 
 	Clerk ClerkOptions
 
+	// AuthorizationServer says who gives the MCP clients their tokens:
+	// AuthorizationServerBuiltin (the default), this server; or
+	// AuthorizationServerClerk, the Clerk instance, in which case this server
+	// has no page and no endpoint of an authorization server, and Clients and
+	// the lives of tokens are Clerk's to decide.
+	AuthorizationServer string
+	// APIKeys lets programs in with API keys that users make at Clerk. They get
+	// what their user may have at that time.
+	APIKeys bool
+	// Machines are the callers that are no persons. Nobody but them is let in
+	// with an organisation's API key or a machine's token.
+	Machines []Machine
+
 	Clients ClientOptions
 
 	// TrustedProxies are the addresses and networks of reverse proxies, whose
@@ -149,8 +162,8 @@ func (o ClientOptions) authserver(publicURL string) authserver.Options {
 // ClerkOptions say which Clerk instance users sign in at, and as what this
 // server is known there.
 type ClerkOptions struct {
-	ClientID     string // of the OAuth application in Clerk; required
-	ClientSecret Secret // of the OAuth application; required
+	ClientID     string // of the OAuth application in Clerk; required, unless Clerk is the authorization server
+	ClientSecret Secret // of the OAuth application; likewise
 	SecretKey    Secret // of the instance, "sk_…", for users and roles; required
 	// FrontendAPI is the instance's Frontend API, a host or a URL. Required,
 	// unless PublishableKey is set, which contains it.
@@ -158,6 +171,20 @@ type ClerkOptions struct {
 	PublishableKey string
 	// APIURL is the Backend API without "/v1"; default Clerk's.
 	APIURL string
+	// AcceptNoAudience accepts access tokens of Clerk's that do not say for which
+	// resource they were made. Opaque ones never do, and JWTs only where the
+	// instance includes their audience. They may have been made for any other
+	// server of the instance.
+	AcceptNoAudience bool
+	// RequireScopes demands of Clerk's access tokens the scopes that this server
+	// demands of its own: "mcp:tools", and those of RequireScope. They must be
+	// there at Clerk as custom scopes. Otherwise no token of Clerk's is limited
+	// by scopes.
+	RequireScopes bool
+	// MachineSecretKey is the secret of the machine that this server is at
+	// Clerk, "ak_…". It is required where Machines names a machine: Clerk then
+	// refuses tokens that were made for others.
+	MachineSecretKey Secret
 	// WebhookSecret is the signing secret of Clerk's webhooks to PublicURL's
 	// "/webhooks/clerk", "whsec_…". "": none are taken, and changes at Clerk
 	// take up to 60 seconds to count.
@@ -170,6 +197,20 @@ type ClerkOptions struct {
 	// HTTPClient lends its Transport to the requests to Clerk. nil: the
 	// default transport.
 	HTTPClient *http.Client
+}
+
+// The values of Options.AuthorizationServer.
+const (
+	AuthorizationServerBuiltin = "builtin"
+	AuthorizationServerClerk   = "clerk"
+)
+
+// Machine is a caller that is no person: a machine of the Clerk instance
+// ("mch_…"), with its machine-to-machine tokens, or an organisation ("org_…"),
+// with its API keys.
+type Machine struct {
+	ID    string
+	Roles []string // what it may use beside that which needs no role
 }
 
 // RoleRule gives Role to everyone who holds From at Clerk: a role of public
@@ -199,7 +240,8 @@ func (o Options) Validate() error {
 	v.resourcePath(o.ResourcePath, o.NoSSE)
 	v.store(o.Store.Reveal())
 	v.keys(o.Keys, loopback)
-	v.clerk(o.Clerk)
+	v.clerk(o.Clerk, o.byClerk())
+	v.tokens(o)
 	for _, err := range unjoin(authserver.ValidateClients(o.Clients.authserver(o.PublicURL))) {
 		v.fault("clients", err.Error(), "see docs/clients.md")
 	}
@@ -316,12 +358,14 @@ func unjoin(err error) []error {
 	return all
 }
 
-func (v *validation) clerk(o ClerkOptions) {
+func (v *validation) clerk(o ClerkOptions, byClerk bool) {
 	const dashboard = "copy it from the OAuth application in Clerk's dashboard (Configure, OAuth applications)"
-	if strings.TrimSpace(o.ClientID) == "" {
-		v.fault("CLERK_CLIENT_ID", "missing", dashboard)
+	if !byClerk {
+		if strings.TrimSpace(o.ClientID) == "" {
+			v.fault("CLERK_CLIENT_ID", "missing", dashboard)
+		}
+		v.secret("CLERK_CLIENT_SECRET", o.ClientSecret, dashboard)
 	}
-	v.secret("CLERK_CLIENT_SECRET", o.ClientSecret, dashboard)
 	if key := o.SecretKey.Reveal(); strings.HasPrefix(key, "pk_") {
 		v.fault("CLERK_SECRET_KEY", "this is the publishable key", "set it to the secret key, which starts with sk_")
 	} else {

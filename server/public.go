@@ -26,7 +26,7 @@ func asksInResult(call *mcphttp.Call) bool {
 // its _meta has the challenge that a 401 would carry.
 func (s *Server) signInResult(x *exchange) *mcp.CallToolResult {
 	result := mcp.NewToolResultErrorf("%s needs you to sign in", x.tool.name)
-	challenge := s.auth.Challenge(&http.Request{Host: "", URL: s.endpointURL}, "invalid_token", x.tool.needs()...)
+	challenge := s.challenge(&http.Request{Host: "", URL: s.endpointURL}, "invalid_token", x.tool.needs())
 	result.EnsureResultMeta().AdditionalFields = map[string]any{"mcp/www_authenticate": []string{challenge}}
 	return result
 }
@@ -57,7 +57,10 @@ func (s *Server) withSecurity(result json.RawMessage) (json.RawMessage, error) {
 		if t == nil {
 			continue
 		}
-		schemes := []scheme{{Type: "oauth2", Scopes: t.needs()}}
+		schemes := []scheme{{Type: "oauth2"}}
+		if s.opts.scoped() {
+			schemes[0].Scopes = t.needs()
+		}
 		if t.public {
 			schemes = []scheme{{Type: "noauth"}}
 		}

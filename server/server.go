@@ -48,6 +48,7 @@ type Server struct {
 	store       store.Store
 	clerk       *clerk.Clerk
 	auth        *authserver.Server
+	checks      map[clerk.TokenKind]mcphttp.Verifier // of the tokens of Clerk's that are accepted
 	endpoint    *mcphttp.Server
 	endpointURL *url.URL
 	engine      *mcpserver.MCPServer
@@ -60,7 +61,7 @@ type Server struct {
 	readable readiness
 	draining atomic.Bool // a shutdown has begun
 
-	watchEvery, shutdownTimeout time.Duration // constants, but for tests
+	watchEvery, shutdownTimeout, headerTimeout time.Duration // constants, but for tests
 
 	webhooks   *clerk.Webhooks // nil: none are taken
 	unhear     func()          // ends the subscription to other instances' news
@@ -92,7 +93,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		opts: o, log: o.Logger, tools: map[string]*registered{}, prompts: map[string]*access{}, resources: map[string]*access{},
 		instance:   rand.Text(),
 		news:       news{wake: make(chan struct{}, 1)},
-		watchEvery: watchEvery, shutdownTimeout: shutdownTimeout,
+		watchEvery: watchEvery, shutdownTimeout: shutdownTimeout, headerTimeout: headerTimeout,
 	}
 	defer func() {
 		if err != nil {
@@ -106,19 +107,21 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.clerk, err = clerk.New(clerk.Options{
-		FrontendAPI:  frontend,
-		APIURL:       o.Clerk.APIURL,
-		ClientID:     o.Clerk.ClientID,
-		ClientSecret: o.Clerk.ClientSecret,
-		SecretKey:    o.Clerk.SecretKey,
-		RedirectURL:  o.PublicURL + "/callback",
-		RoleKey:      o.Clerk.RoleKey,
-		RoleRules:    o.Clerk.RoleRules,
-		HTTPClient:   o.Clerk.HTTPClient,
-		Logger:       o.Logger,
-		Now:          o.Now,
-	}); err != nil {
+	instance := clerk.Options{
+		FrontendAPI: frontend,
+		APIURL:      o.Clerk.APIURL,
+		SecretKey:   o.Clerk.SecretKey,
+		MachineKey:  o.Clerk.MachineSecretKey,
+		RoleKey:     o.Clerk.RoleKey,
+		RoleRules:   o.Clerk.RoleRules,
+		HTTPClient:  o.Clerk.HTTPClient,
+		Logger:      o.Logger,
+		Now:         o.Now,
+	}
+	if !o.byClerk() {
+		instance.ClientID, instance.ClientSecret, instance.RedirectURL = o.Clerk.ClientID, o.Clerk.ClientSecret, o.PublicURL+"/callback"
+	}
+	if s.clerk, err = clerk.New(instance); err != nil {
 		return nil, fmt.Errorf("set up Clerk: %w", err)
 	}
 	if o.Clerk.WebhookSecret != "" {
@@ -143,6 +146,9 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if !o.NoSSE {
 		auth.MorePaths = []string{ssePath}
 	}
+	if o.byClerk() {
+		auth.External = &authserver.External{Issuer: s.clerk.Issuer(), Scopes: o.clerkScopes()}
+	}
 	auth.Keys = keys
 	auth.Store = s.store
 	auth.SignIn = s.clerk
@@ -166,6 +172,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.endpointURL, err = url.Parse(s.URL()); err != nil {
 		return nil, fmt.Errorf("read the public URL: %w", err)
 	}
+	s.checks = s.tokenChecks()
 	if err := s.newEngine(); err != nil {
 		return nil, err
 	}
@@ -179,7 +186,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		Handler:  mcphttp.HandlerFunc(s.handle),
 		Verifier: verifier{s},
 		Challenge: func(r *http.Request, code string, scopes []string) string {
-			return s.auth.Challenge(r, code, scopes...)
+			return s.challenge(r, code, scopes)
 		},
 		Anonymous:      o.Public,
 		Listen:         s.listen,

@@ -52,8 +52,9 @@ func Timeout(d time.Duration) ToolOption {
 }
 
 // Quick says that the handler of the tool computes and waits for nothing. Such a
-// call is spared a goroutine and two timers, a third of what it costs; but it
-// has no Timeout, and holds its connection until the handler returns.
+// call is spared a goroutine and two timers; but it has no Timeout, holds its
+// connection until the handler returns, and a client that lost its connection
+// cannot come back for the answer.
 func Quick() ToolOption {
 	return toolOption(func(t *registered) { t.quick = true })
 }

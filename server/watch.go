@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 )
 
@@ -67,9 +68,9 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-s.news.wake:
-			listening, told = s.news.take(s.endpoint.Listening()), true
+			listening, told = s.news.take(s.listening()), true
 		case <-tick.C:
-			listening = s.endpoint.Listening()
+			listening = s.listening()
 			for subject := range seen {
 				if !slices.Contains(listening, subject) {
 					delete(seen, subject)
@@ -148,6 +149,11 @@ func (s *Server) endStreamsWithin(subject string, user *identity.User) {
 		within := user.Within(p.Organization)
 		return !s.opts.Allowed.admits(&within)
 	})
+}
+
+// listening are the users with open streams. About machines Clerk has no news.
+func (s *Server) listening() []string {
+	return slices.DeleteFunc(s.endpoint.Listening(), func(subject string) bool { return !clerk.IsUser(subject) })
 }
 
 func is(subject string) func(*identity.Principal) bool {

@@ -33,6 +33,7 @@ type devOptions struct {
 	Proxies      []string
 	Lives        tokenLives // zero: the server's defaults
 	Allowed      allowed
+	Tokens       tokenSources
 	NoSSE        bool
 	UserRate     float64
 	PublicTools  []string
@@ -119,12 +120,19 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		_ = clerkListener.Close()
 		return nil, err
 	}
+	credentials.MachineSecretKey = standIn.AddMachine().Secret
 	d := &devServer{
 		clerkURL: clerkURL,
 		clerk:    &http.Server{Handler: standIn, ReadHeaderTimeout: 10 * time.Second},
 		done:     make(chan error, 1),
 	}
 	store := secret.String(cmp.Or(opts.Store, boltURL(dir)))
+	if opts.Tokens.AuthorizationServer == server.AuthorizationServerClerk {
+		standIn.SetRegistration(true)
+		for _, scope := range []string{"mcp:tools", server.ScopeImages} {
+			standIn.AddScope(scope)
+		}
+	}
 	opts.Clients.LoopbackDocuments = true // clients under development publish there
 	options := server.Options{
 		Name:      "mcp-clerk",
@@ -141,11 +149,16 @@ func startDevServer(ctx context.Context, opts devOptions) (_ *devServer, err err
 		TrustedProxies: opts.Proxies,
 	}
 	opts.Lives.apply(&options)
+	opts.Tokens.apply(&options)
 	options.NoSSE, options.UserRate, options.Public = opts.NoSSE, opts.UserRate, len(opts.PublicTools) > 0
 	d.srv, err = server.New(ctx, options)
 	if err != nil {
 		_ = clerkListener.Close()
 		return nil, err
+	}
+	if err := standIn.AddResource(d.srv.URL()); err != nil {
+		_ = clerkListener.Close()
+		return nil, errors.Join(err, d.srv.Close())
 	}
 	if err := addTools(d.srv, env, opts.PublicTools, true); err != nil {
 		_ = clerkListener.Close()

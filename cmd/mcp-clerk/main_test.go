@@ -74,6 +74,8 @@ func noteWindow() {
 //	clerk allow URL    let it redirect to URL
 //	clerk role ID ROLE give the user with that id a role, "" for none
 //	clerk press A ID   press the button A for a user on the page of serve --dev
+//	clerk switch A B   switch A (on, off or rotate) on the stand-in of serve --dev
+//	clerk key ID NAME  make an API key of the user or organisation, in $NAME
 //	kill-server        kill -9 that process
 //	stop-server        SIGTERM, and check that it ends with code 0
 //	exits CODE CMD…    run CMD and check its exit code
@@ -425,6 +427,17 @@ func cmdClerk(ts *testscript.TestScript, neg bool, args []string) {
 		if resp.StatusCode != http.StatusOK {
 			ts.Fatalf("clerk press: %s", resp.Status)
 		}
+	case "switch":
+		resp, err := http.PostForm(strings.TrimSuffix(p.users, "/users")+"/switches", neturl.Values{args[1]: {args[2]}})
+		ts.Check(err)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			ts.Fatalf("clerk switch: %s", resp.Status)
+		}
+	case "key":
+		key, err := p.clerk.AddAPIKey(devclerk.APIKey{Subject: args[1]})
+		ts.Check(err)
+		ts.Setenv(args[2], key)
 	default:
 		ts.Fatalf("clerk: unknown %q", args[0])
 	}

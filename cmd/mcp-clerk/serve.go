@@ -42,6 +42,7 @@ type serveOptions struct {
 	Proxies      []string
 	Lives        tokenLives
 	Allowed      allowed
+	Tokens       tokenSources
 	DrainDelay   time.Duration
 	term         terminal
 }
@@ -53,7 +54,7 @@ func newServeCmd(term terminal) *cobra.Command {
 		Short: "Run the remote MCP server",
 		Long: `Runs a remote MCP server whose users sign in with Clerk and get tools by the role
 that Clerk holds for them now. It is the OAuth 2.1 authorization server of the MCP
-clients itself.
+clients itself, or leaves that to Clerk (--authorization-server clerk).
 
 Settings come from the environment; each secret also from the file that NAME_FILE
 names. On a loopback address without a public https URL, a .env file in the working
@@ -66,11 +67,14 @@ directory is read as well.
   PUBLIC_URL                             where clients reach this server
   MCP_CLERK_STORE                        as --store, for a URL with a password
   CLOUDFLARE_ACCOUNT_ID, CLOUDFLARE_API_TOKEN   images by Workers AI
+  IMAGE_API_URL, IMAGE_API_MODEL, IMAGE_API_KEY   images by OpenAI's API or one like it
+  IMAGE_PROVIDER                         workers-ai, openai or sketch (default: what is set)
   IMAGE_ROLES                            roles that may use generateImage
   CLERK_WEBHOOK_SECRET                   of Clerk's webhooks to /webhooks/clerk
   ALLOW_DOMAINS, ALLOW_ORGS, ALLOW_USERS as --allow-domain, --allow-org, --allow-user
   ROLE_KEY                               where roles lie in public metadata (default role)
   ROLE_MAP                               what else gives a role: org:admin=admin,…
+  CLERK_MACHINE_SECRET_KEY               of the machine that this server is, for --allow-machine
   CLERK_API_URL                          another Backend API than Clerk's own
   MCP_CLERK_REGISTRATION_TOKEN           which clients must have to register
 
@@ -80,6 +84,12 @@ admin@example.com (role admin) and member@example.com (no role).`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := opts.Allowed.check(cmd.Flags()); err != nil {
+				return err
+			}
+			if err := opts.Lives.check(); err != nil {
+				return err
+			}
+			if err := opts.Tokens.check(cmd.Flags(), &opts.Lives); err != nil {
 				return err
 			}
 			return runServe(cmd.Context(), opts)
@@ -99,6 +109,7 @@ admin@example.com (role admin) and member@example.com (no role).`,
 	f.StringVar(&opts.InternalAddr, "internal-addr", "", "loopback address for backup, compaction and profiling (default off)")
 	opts.Lives.bind(f)
 	opts.Allowed.bind(f)
+	opts.Tokens.bind(f)
 	f.DurationVar(&opts.DrainDelay, "drain-delay", time.Second, "how long, at the end, /readyz says so before anything is refused; none with --dev")
 	f.BoolVar(&opts.NoSSE, "no-sse", false, "do not serve the deprecated HTTP+SSE transport at /sse")
 	f.Float64Var(&opts.UserRate, "user-rate", 0, "requests a second that one user may send to the MCP endpoint; negative for no limit (default 100)")
@@ -120,9 +131,6 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 	if err := checkInternalAddr(opts.InternalAddr); err != nil {
 		return err
 	}
-	if err := opts.Lives.check(); err != nil {
-		return err
-	}
 	if err := server.CheckPublicTools(opts.PublicTools); err != nil {
 		return usageError{fmt.Errorf("--public-tools: %w", err)}
 	}
@@ -134,7 +142,7 @@ func runServe(ctx context.Context, opts serveOptions) (err error) {
 		}
 		srv, err := startDevServer(ctx, devOptions{
 			Addr: opts.Addr, InternalAddr: opts.InternalAddr, DataDir: opts.DataDir, Store: opts.Store, PublicURL: opts.PublicURL,
-			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Allowed: opts.Allowed,
+			Clients: clients, Proxies: opts.Proxies, Lives: opts.Lives, Allowed: opts.Allowed, Tokens: opts.Tokens,
 			NoSSE: opts.NoSSE, UserRate: opts.UserRate, PublicTools: opts.PublicTools, Log: opts.term.err, Logger: logger,
 		})
 		if err != nil {
@@ -236,9 +244,12 @@ func serverOptions(opts serveOptions, env *environment, listeners []net.Listener
 			APIURL:         env.get("CLERK_API_URL"),
 			WebhookSecret:  secretOf("CLERK_WEBHOOK_SECRET"),
 			RoleKey:        env.get("ROLE_KEY"),
+
+			MachineSecretKey: secretOf("CLERK_MACHINE_SECRET_KEY"),
 		},
 	}
 	opts.Lives.apply(&o)
+	opts.Tokens.apply(&o)
 	o.TrustedProxies = opts.Proxies
 	var err error
 	if o.Clients, err = clientOptions(opts, env, publicURL); err != nil {
@@ -356,16 +367,27 @@ func addTools(srv *server.Server, env *environment, public []string, dev bool) e
 	if err != nil {
 		return err
 	}
+	address := env.get("IMAGE_API_URL")
+	key, err := env.secret("IMAGE_API_KEY")
+	if err != nil {
+		return err
+	}
 	switch provider := env.get("IMAGE_PROVIDER"); {
-	case provider == "sketch", provider == "" && dev && account == "":
+	case provider == "" && account != "" && address != "":
+		return withHint(errors.New("two image providers are set, Workers AI and an image API"), "choose one with IMAGE_PROVIDER=workers-ai or IMAGE_PROVIDER=openai")
+	case provider == "sketch", provider == "" && dev && account == "" && address == "":
 		tools.Image = server.Sketch()
+	case provider == "openai", provider == "" && address != "":
+		if tools.Image, err = server.ImageAPI(address, key, env.get("IMAGE_API_MODEL"), nil); err != nil {
+			return withHint(err, "set IMAGE_API_URL to an address such as https://api.openai.com/v1, IMAGE_API_MODEL, and IMAGE_API_KEY if it needs one")
+		}
 	case provider == "workers-ai", provider == "" && account != "":
 		if account == "" || token == "" {
 			return withHint(errors.New("images by Workers AI need an account and a token"), "set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN")
 		}
 		tools.Image = server.WorkersAI(account, token, nil)
 	case provider != "":
-		return withHint(fmt.Errorf("unknown IMAGE_PROVIDER %q", provider), "use workers-ai or sketch")
+		return withHint(fmt.Errorf("unknown IMAGE_PROVIDER %q", provider), "use workers-ai, openai or sketch")
 	}
 	srv.AddBuiltinTools(tools)
 	return nil

@@ -71,6 +71,12 @@ type Directory interface {
 	Find(ctx context.Context, ids []string, email string) ([]identity.User, error)
 }
 
+// External is an authorization server other than this one.
+type External struct {
+	Issuer string   // its issuer identifier (RFC 8414 section 2)
+	Scopes []string // what clients are told to ask it for
+}
+
 // Event is something that happened to a client or grant and that an operator
 // wants to find again: it is logged, and handed to Options.Observe.
 type Event struct {
@@ -101,6 +107,10 @@ type Options struct {
 	// server at all; nil: everyone may. No code is issued before it was asked.
 	Admit  func(*identity.User) bool
 	Scopes []Scope // beside ScopeTools and ScopeOffline; AddScope adds more
+	// External names another authorization server in the place of this one.
+	// What is left here is the resource's side: its metadata and Challenge.
+	// SignIn is then not required.
+	External *External
 	// PrivateRedirects are redirect URIs with a private-use scheme (RFC 8252
 	// section 7.1) that clients may register, beside the built-in list.
 	PrivateRedirects []string
@@ -201,7 +211,7 @@ func New(o Options) (*Server, error) {
 	if o.Admit != nil && o.Directory == nil {
 		fault("nobody can be admitted without a directory")
 	}
-	if o.SignIn == nil {
+	if o.SignIn == nil && o.External == nil {
 		fault("no sign-in provider given")
 	}
 	if o.Now == nil {
@@ -221,6 +231,15 @@ func New(o Options) (*Server, error) {
 		fault("lives of a refresh token %v and %v may not be negative", o.RefreshIdle, o.RefreshAbsolute)
 	}
 	scopes := []Scope{{ScopeTools, "See and use the tools that your account may use, in your name"}}
+	if o.External != nil {
+		scopes = nil
+		for _, name := range o.External.Scopes {
+			if !validScope(name) {
+				fault("scope %q is no scope-token", name)
+			}
+			scopes = append(scopes, Scope{Name: name})
+		}
+	}
 	for _, sc := range o.Scopes {
 		if err := sc.check(); err != nil {
 			faults = append(faults, err)
@@ -296,6 +315,9 @@ func (s *Server) Close() error {
 func (s *Server) Register(mux *http.ServeMux) {
 	for path := range s.offer.Load().documents {
 		mux.Handle(path, s.public("GET, HEAD", s.recordDocument(s.document(path))))
+	}
+	if s.opts.External != nil {
+		return
 	}
 	prefixes := []string{s.site.prefix}
 	if s.site.prefix != "" {

@@ -99,6 +99,10 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		ConnectClient:         ConnectClient,
 	})
 	server := map[string][]byte{st.origin: md}
+	issuer := st.issuer
+	if s.opts.External != nil {
+		issuer = s.opts.External.Issuer
+	}
 	origins := map[string]bool{st.origin: true}
 	for host := range st.aliases {
 		origins[st.scheme+"://"+host] = true
@@ -108,7 +112,7 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		for origin := range origins {
 			byOrigin[origin] = encode(resourceMetadata{
 				Resource:             origin + path,
-				AuthorizationServers: []string{st.issuer},
+				AuthorizationServers: []string{issuer},
 				Scopes:               tools,
 				BearerMethods:        []string{"header"},
 				Name:                 s.opts.ServerName,
@@ -117,13 +121,15 @@ func (s *Server) newDocuments(tools, all []string) documents {
 		return byOrigin
 	}
 	d := documents{
+		resourceMetadataPath:           resource(st.path),
+		resourceMetadataPath + st.path: resource(st.path),
+	}
+	if s.opts.External == nil {
 		// RFC 8414 section 3.1 inserts the well-known part before the path,
 		// OpenID Connect Discovery section 4 appends it.
-		"/.well-known/oauth-authorization-server" + st.prefix: server,
-		"/.well-known/openid-configuration" + st.prefix:       server,
-		st.prefix + "/.well-known/openid-configuration":       server,
-		resourceMetadataPath:                                  resource(st.path),
-		resourceMetadataPath + st.path:                        resource(st.path),
+		d["/.well-known/oauth-authorization-server"+st.prefix] = server
+		d["/.well-known/openid-configuration"+st.prefix] = server
+		d[st.prefix+"/.well-known/openid-configuration"] = server
 	}
 	for _, path := range st.more {
 		d[resourceMetadataPath+path] = resource(path)

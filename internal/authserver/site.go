@@ -155,6 +155,9 @@ func (st *site) checkResource(resource string) error {
 	return nil
 }
 
+// IsResource reports whether resource names this server's MCP endpoint.
+func (s *Server) IsResource(resource string) bool { return s.site.checkResource(resource) == nil }
+
 // peerAddr is the address of the other end of the connection. Forwarded headers
 // have no say: whoever trusts a proxy does so in Options.ClientAddr.
 func (s *Server) peerAddr(r *http.Request) netip.Addr {

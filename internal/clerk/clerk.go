@@ -1,18 +1,18 @@
-// Package clerk talks to Clerk: it signs people in by OpenID Connect and reads
-// who they are now, with their roles, from the Backend API. It is the only
-// importer of clerk-sdk-go.
+// Package clerk talks to Clerk: it signs people in by OpenID Connect, reads who
+// they are now, with their roles, from the Backend API, and checks the tokens
+// that Clerk gives to others. It is the only importer of clerk-sdk-go.
 //
 // It may import identity and secret. Its one invariant: what it returns was
-// said by Clerk within the last minute, or by an id_token whose signature,
-// issuer, audience, nonce and times were checked; where that can't be had it
-// returns an error, identity.ErrUnavailable when asking again may help. No
-// error and no log line of it carries a secret, a token, a code or the body of
-// an answer.
+// said by Clerk within the last minute, or by a token whose signature, issuer,
+// audience, nonce and times were checked; where that can't be had it returns an
+// error, identity.ErrUnavailable when asking again may help. No error and no
+// log line of it carries a secret, a token, a code or the body of an answer.
 package clerk
 
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -34,7 +34,9 @@ import (
 
 const defaultAPIURL = "https://api.clerk.com"
 
-// Options configure a Clerk. The first six fields but APIURL are required.
+// Options configure a Clerk. FrontendAPI and SecretKey are required; ClientID,
+// ClientSecret and RedirectURL are as well, unless all three are empty: then
+// nobody can sign in here.
 type Options struct {
 	FrontendAPI  string        // Clerk's Frontend API, the issuer: a host (https is meant) or a URL
 	APIURL       string        // Backend API without /v1; "": https://api.clerk.com
@@ -42,6 +44,7 @@ type Options struct {
 	ClientSecret secret.String // of the OAuth application
 	SecretKey    secret.String // Backend API key, "sk_…"
 	RedirectURL  string        // where Clerk sends the user back to, registered there exactly so
+	MachineKey   secret.String // of the machine that this server is at Clerk, "ak_…"; "": no machine's token can be checked
 	RoleKey      string        // where roles lie in public metadata, a name or names with dots between; "": "role"
 	RoleRules    []RoleRule    // what else gives a role
 	HTTPClient   *http.Client  // its Transport is used; time-outs, size limits and the refusal of redirects are this package's
@@ -57,6 +60,7 @@ type Clerk struct {
 	redirectURL  string
 	oidcClient   *http.Client
 	users        *user.Client
+	machines     clerksdk.Backend // nil without a MachineKey
 	roleKey      string
 	roleRules    []RoleRule
 	pace         time.Duration // between the requests of a survey
@@ -64,9 +68,11 @@ type Clerk struct {
 	now          func() time.Time
 	sleep        func(context.Context, time.Duration) error
 
-	provider provider
+	provider kept[endpoints]
+	metadata kept[[]byte]
 	keys     keySet
 	dir      directory
+	tokens   tokenMemory
 
 	base context.Context // ends at Close; the parent of requests that several callers share
 	stop context.CancelFunc
@@ -90,19 +96,22 @@ func New(o Options) (*Clerk, error) {
 	if err != nil {
 		fault("API URL: %w", err)
 	}
-	if o.ClientID == "" {
+	signIn := o.ClientID != "" || o.ClientSecret != "" || o.RedirectURL != ""
+	if signIn && o.ClientID == "" {
 		fault("client id: missing")
 	}
-	if o.RedirectURL == "" {
+	if signIn && o.RedirectURL == "" {
 		fault("redirect URL: missing")
-	} else if u, err := url.Parse(o.RedirectURL); err != nil || u.Host == "" || u.Fragment != "" {
+	} else if u, err := url.Parse(o.RedirectURL); signIn && (err != nil || u.Host == "" || u.Fragment != "") {
 		fault("redirect URL %q: must be absolute and without fragment", o.RedirectURL)
 	}
 	for _, s := range []struct {
-		name  string
-		value secret.String
-	}{{"client secret", o.ClientSecret}, {"secret key", o.SecretKey}} {
+		name     string
+		value    secret.String
+		required bool
+	}{{"client secret", o.ClientSecret, signIn}, {"secret key", o.SecretKey, true}, {"machine key", o.MachineKey, false}} {
 		switch {
+		case s.value == "" && !s.required:
 		case s.value == "":
 			fault("%s: missing", s.name)
 		case strings.ContainsFunc(s.value.Reveal(), func(r rune) bool { return r <= ' ' || r >= 0x7f }):
@@ -123,10 +132,13 @@ func New(o Options) (*Clerk, error) {
 	if o.HTTPClient != nil && o.HTTPClient.Transport != nil {
 		transport = o.HTTPClient.Transport
 	}
-	config := &clerksdk.ClientConfig{}
-	config.URL = clerksdk.String(strings.TrimSuffix(api, "/v1") + "/v1")
-	config.Key = clerksdk.String(o.SecretKey.Reveal())
-	config.HTTPClient = newHTTPClient(transport, apiTimeout)
+	backend := func(key secret.String) clerksdk.BackendConfig {
+		return clerksdk.BackendConfig{
+			URL:        clerksdk.String(strings.TrimSuffix(api, "/v1") + "/v1"),
+			Key:        clerksdk.String(key.Reveal()),
+			HTTPClient: newHTTPClient(transport, apiTimeout),
+		}
+	}
 
 	c := &Clerk{
 		issuer:       issuer,
@@ -134,7 +146,7 @@ func New(o Options) (*Clerk, error) {
 		clientSecret: o.ClientSecret,
 		redirectURL:  o.RedirectURL,
 		oidcClient:   newHTTPClient(transport, oidcTimeout),
-		users:        user.NewClient(config),
+		users:        user.NewClient(&clerksdk.ClientConfig{BackendConfig: backend(o.SecretKey)}),
 		roleKey:      cmp.Or(o.RoleKey, defaultRoleKey),
 		roleRules:    slices.Clone(o.RoleRules),
 		pace:         surveyPace(o.SecretKey),
@@ -148,7 +160,12 @@ func New(o Options) (*Clerk, error) {
 	if c.now == nil {
 		c.now = time.Now
 	}
+	if o.MachineKey != "" {
+		config := backend(o.MachineKey)
+		c.machines = clerksdk.NewBackend(&config)
+	}
 	c.dir.entries = map[string]entry{}
+	c.tokens.entries = map[[sha256.Size]byte]tokenEntry{}
 	c.base, c.stop = context.WithCancel(context.Background())
 	return c, nil
 }

@@ -289,7 +289,7 @@ func (c *Clerk) ask(ctx context.Context, what string, call func(context.Context)
 		case s >= 500:
 			last = fmt.Errorf("status %d", s)
 		case s >= 400:
-			return unavailable(what, fmt.Errorf("status %d", s))
+			return unavailable(what, statusError(s))
 		default:
 			last = reason(err)
 			if errors.Is(last, errTooLarge) || errors.Is(last, errRedirect) {
@@ -302,6 +302,11 @@ func (c *Clerk) ask(ctx context.Context, what string, call func(context.Context)
 	}
 	return unavailable(what, last)
 }
+
+// statusError is an answer of Clerk's that trying again doesn't change.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("status %d", int(e)) }
 
 // errorCode is the code in Clerk's error body, if the answer had one.
 func errorCode(err error) string {

@@ -2,6 +2,7 @@ package clerk
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
@@ -10,9 +11,36 @@ import (
 // What the tests of this package reach beyond its API: parsers for their
 // fuzz targets, the pauses between retries, and the bound of the cache.
 var (
-	Roles       = rolesUnder
-	CheckHeader = checkHeader
+	Roles             = rolesUnder
+	CheckHeader       = checkHeader
+	CheckAccessHeader = checkAccessHeader
 )
+
+// JudgeClaims is what AccessTokens makes of claims whose signature is good.
+func (c *Clerk) JudgeClaims(rules AccessTokenRules, payload []byte) (*identity.Principal, error) {
+	said, err := c.readClaims(payload)
+	if err != nil {
+		return nil, err
+	}
+	return c.AccessTokens(rules).judge(said)
+}
+
+// ReadTokenAnswer is what is made of Clerk's answer about a token.
+func ReadTokenAnswer(body []byte, object string) (subject string, expires time.Time, err error) {
+	var a tokenAnswer
+	if err := json.Unmarshal(body, &a); err != nil {
+		return "", time.Time{}, err
+	}
+	said, err := a.statement(object)
+	return said.subject, said.expires, err
+}
+
+// Tokens counts what is remembered of tokens.
+func (c *Clerk) Tokens() int {
+	c.tokens.mu.Lock()
+	defer c.tokens.mu.Unlock()
+	return len(c.tokens.entries)
+}
 
 const MaxEntries = maxEntries
 

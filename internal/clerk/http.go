@@ -100,6 +100,28 @@ func (a *answer) retryAfter(now time.Time) (wait time.Duration, ok bool) {
 	return 0, false
 }
 
+// getJSON reads a public document. Its error wraps identity.ErrUnavailable.
+func (c *Clerk) getJSON(ctx context.Context, what, address string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, unavailable(what, errors.New("its address can't be used"))
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := c.oidcClient.Do(req)
+	if err != nil {
+		return nil, unavailable(what, reason(err))
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return nil, unavailable(what, statusError(resp.StatusCode))
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, unavailable(what, reason(err))
+	}
+	return body, nil
+}
+
 // unavailable wraps identity.ErrUnavailable with what could not be had.
 func unavailable(what string, cause error) error {
 	return fmt.Errorf("%s: %w: %w", what, cause, identity.ErrUnavailable)

@@ -43,7 +43,7 @@ func newRSA() *rsa.PrivateKey {
 
 // issuer is a Clerk whose every answer the test decides.
 type issuer struct {
-	t     *testing.T
+	t     testing.TB
 	clerk *clerk.Clerk
 	clock *clock
 	url   string
@@ -54,7 +54,7 @@ type issuer struct {
 	reads   int
 }
 
-func newIssuer(t *testing.T) *issuer {
+func newIssuer(t testing.TB) *issuer {
 	t.Helper()
 	f := &issuer{t: t, clock: &clock{t: start}}
 	f.publish(jwk("k1", rsaKey()))
@@ -143,7 +143,7 @@ func with(m fields, pairs []any) fields {
 	return m
 }
 
-func part(t *testing.T, v any) string {
+func part(t testing.TB, v any) string {
 	t.Helper()
 	b, err := json.Marshal(v)
 	must(t, err)
@@ -154,14 +154,14 @@ func part(t *testing.T, v any) string {
 // nothing but the thing under test is wrong with the token.
 func (f *issuer) sign(header, claims fields) string { return signBy(f.t, rsaKey(), header, claims) }
 
-func signBy(t *testing.T, key *rsa.PrivateKey, header, claims fields) string {
+func signBy(t testing.TB, key *rsa.PrivateKey, header, claims fields) string {
 	t.Helper()
 	input := part(t, header) + "." + part(t, claims)
 	return input + "." + base64.RawURLEncoding.EncodeToString(rsaSign(t, key, input))
 }
 
 // rsaSign is RS256 over any text: go-jose insists on headers of its own making.
-func rsaSign(t *testing.T, key *rsa.PrivateKey, input string) []byte {
+func rsaSign(t testing.TB, key *rsa.PrivateKey, input string) []byte {
 	t.Helper()
 	sum := sha256.Sum256([]byte(input))
 	sig, err := rsa.SignPKCS1v15(nil, key, crypto.SHA256, sum[:])

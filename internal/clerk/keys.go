@@ -5,8 +5,6 @@ import (
 	"crypto/rsa"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net/http"
 	"sync"
 	"time"
 
@@ -139,24 +137,15 @@ func (c *Clerk) currentKeys(ctx context.Context, jwks string, unknown bool) ([]j
 // readKeys reads the key set and keeps what can check RS256. Keys of other
 // kinds are skipped (RFC 7517 section 5); a set without any is a failure.
 func (c *Clerk) readKeys(ctx context.Context, jwks string) ([]jose.JSONWebKey, error) {
-	what := "read Clerk's keys"
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, jwks, nil)
+	const what = "read Clerk's keys"
+	body, err := c.getJSON(ctx, what, jwks)
 	if err != nil {
-		return nil, unavailable(what, errors.New("jwks_uri can't be used"))
-	}
-	req.Header.Set("Accept", "application/json")
-	resp, err := c.oidcClient.Do(req)
-	if err != nil {
-		return nil, unavailable(what, reason(err))
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return nil, unavailable(what, fmt.Errorf("status %d", resp.StatusCode))
+		return nil, err
 	}
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&set); err != nil {
+	if err := json.Unmarshal(body, &set); err != nil {
 		return nil, unavailable(what, errors.New("the answer can't be read"))
 	}
 	var keys []jose.JSONWebKey

@@ -2,6 +2,7 @@ package clerk
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -16,32 +17,25 @@ const (
 	discoveryRetry = 2 * time.Second // pause after a failed discovery
 )
 
-// provider is Clerk's discovery document, read when it is first needed.
-type provider struct {
-	reads shared[*endpoints]
+// kept is a document of Clerk's, read when it is first needed.
+type kept[T any] struct {
+	reads shared[*T]
 
 	mu      sync.Mutex
-	doc     *endpoints
+	doc     *T
 	readAt  time.Time
 	next    time.Time // after a failure: not before
 	failure error
 }
 
-// endpoints is the part of the document that is used.
-type endpoints struct {
-	oidc *oidc.Provider
-	jwks string
-}
-
-// discover returns the discovery document. While Clerk can't be reached an
+// get returns the document that read reads. While Clerk can't be reached an
 // older one goes on being used.
-func (c *Clerk) discover(ctx context.Context) (*endpoints, error) {
-	p := &c.provider
+func (k *kept[T]) get(ctx context.Context, c *Clerk, read func(context.Context) (*T, error)) (*T, error) {
 	now := c.now()
-	p.mu.Lock()
-	old, next, failure := p.doc, p.next, p.failure
-	fresh := old != nil && !now.Before(p.readAt) && now.Sub(p.readAt) < discoveryAge
-	p.mu.Unlock()
+	k.mu.Lock()
+	old, next, failure := k.doc, k.next, k.failure
+	fresh := old != nil && !now.Before(k.readAt) && now.Sub(k.readAt) < discoveryAge
+	k.mu.Unlock()
 	switch {
 	case fresh:
 		return old, nil
@@ -51,24 +45,61 @@ func (c *Clerk) discover(ctx context.Context) (*endpoints, error) {
 		}
 		return nil, failure
 	}
-	doc, err := p.reads.do(ctx, c, "", func(ctx context.Context) (*endpoints, error) {
+	doc, err := k.reads.do(ctx, c, "", func(ctx context.Context) (*T, error) {
 		ctx, cancel := context.WithTimeout(ctx, oidcTimeout)
 		defer cancel()
-		return c.readDiscovery(ctx)
-	}, func(doc *endpoints, err error) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.failure = err; err != nil {
-			p.next = c.now().Add(discoveryRetry)
+		return read(ctx)
+	}, func(doc *T, err error) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.failure = err; err != nil {
+			k.next = c.now().Add(discoveryRetry)
 			return
 		}
-		p.doc, p.readAt = doc, c.now()
+		k.doc, k.readAt = doc, c.now()
 	})
 	if err != nil && old != nil {
-		c.log.Warn("Clerk's discovery document can't be read again; the last one is used", "error", err)
+		c.log.Warn("a document of Clerk's can't be read again; the last one is used", "error", err)
 		return old, nil
 	}
 	return doc, err
+}
+
+// endpoints is the part of the document that is used.
+type endpoints struct {
+	oidc *oidc.Provider
+	jwks string
+}
+
+// discover returns Clerk's discovery document.
+func (c *Clerk) discover(ctx context.Context) (*endpoints, error) {
+	return c.provider.get(ctx, c, c.readDiscovery)
+}
+
+// ServerMetadata returns the document in which Clerk describes itself as an
+// authorization server (RFC 8414), at most an hour old. The error wraps
+// identity.ErrUnavailable where it can't be had.
+func (c *Clerk) ServerMetadata(ctx context.Context) ([]byte, error) {
+	doc, err := c.metadata.get(ctx, c, c.readServerMetadata)
+	if err != nil {
+		return nil, err
+	}
+	return *doc, nil
+}
+
+func (c *Clerk) readServerMetadata(ctx context.Context) (*[]byte, error) {
+	const what = "read Clerk's metadata"
+	body, err := c.getJSON(ctx, what, c.issuer+"/.well-known/oauth-authorization-server")
+	if err != nil {
+		return nil, err
+	}
+	var doc struct {
+		Issuer string `json:"issuer"`
+	}
+	if json.Unmarshal(body, &doc) != nil || doc.Issuer != c.issuer {
+		return nil, unavailable(what, errors.New("it is not that of the issuer"))
+	}
+	return &body, nil
 }
 
 func (c *Clerk) readDiscovery(ctx context.Context) (*endpoints, error) {

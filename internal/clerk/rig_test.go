@@ -105,7 +105,7 @@ func newRig(t *testing.T, wrap func(http.Handler) http.Handler) *rig {
 
 // newClerk makes a Clerk whose both APIs are at base, with credentials that
 // must not be seen anywhere. Its log is checked for them at the end.
-func newClerk(t *testing.T, base string, c *clock, l *log) *clerk.Clerk {
+func newClerk(t testing.TB, base string, c *clock, l *log) *clerk.Clerk {
 	t.Helper()
 	transport := &http.Transport{}
 	k, err := clerk.New(options(base, transport, c, l))
@@ -134,7 +134,7 @@ func (r *rig) options() clerk.Options {
 	return options(r.url, transport, r.clock, r.log)
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -32,12 +32,16 @@ var (
 	subjectForm  = regexp.MustCompile(`^user_[A-Za-z0-9_-]{1,120}$`)
 )
 
+var errNoSignIn = errors.New("nobody signs in here: there is no client id")
+
 // Begin returns the URL at Clerk that starts a sign-in. state and nonce are
 // the caller's, bound to the browser; verifier is the PKCE verifier, whose S256
 // challenge goes out. prompt may be empty, or as in OpenID Connect "none",
 // "login", "consent".
 func (c *Clerk) Begin(ctx context.Context, state, nonce, verifier, prompt string) (string, error) {
 	switch {
+	case c.clientID == "":
+		return "", errNoSignIn
 	case len(state) < 8:
 		return "", errors.New("begin a sign-in: Clerk wants a state of 8 characters or more")
 	case nonce == "":
@@ -67,6 +71,9 @@ func (c *Clerk) oauth(doc *endpoints) *oauth2.Config {
 // The user it returns is as the id_token says: ID, Email (if verified), names
 // and ImageURL. Roles and organisations are not in it: ask User.
 func (c *Clerk) Complete(ctx context.Context, code, verifier, nonce string) (identity.User, error) {
+	if c.clientID == "" {
+		return identity.User{}, errNoSignIn
+	}
 	if code == "" || verifier == "" || nonce == "" {
 		return identity.User{}, errors.New("complete a sign-in: code, verifier or nonce is missing")
 	}
@@ -174,32 +181,47 @@ func (c *Clerk) verifyIDToken(ctx context.Context, doc *endpoints, raw, nonce st
 	return u, nil
 }
 
-// checkHeader refuses what must not even be tried: tokens of another size,
-// algorithm or kind, and headers that say where a key is to be found or that
-// something must be understood (RFC 8725 sections 3.1, 3.10 and 3.11).
+// checkHeader refuses what must not even be tried as an id_token: what readHeader
+// refuses, and tokens of another kind.
 func checkHeader(raw string) error {
-	if len(raw) > maxIDToken {
-		return fmt.Errorf("it is larger than %d bytes", maxIDToken)
+	typ, err := readHeader(raw, maxIDToken)
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(strings.ToLower(typ), "+jwt") {
+		return errAnotherType
+	}
+	return nil
+}
+
+var errAnotherType = errors.New("it is a token of another type (typ)")
+
+// readHeader returns the typ of a JWT, "" where there is none. It refuses tokens
+// of another size or algorithm, and headers that say where a key is to be found
+// or that something must be understood (RFC 8725 sections 3.1 and 3.10).
+func readHeader(raw string, limit int) (typ string, err error) {
+	if len(raw) > limit {
+		return "", fmt.Errorf("it is larger than %d bytes", limit)
 	}
 	head, _, ok := strings.Cut(raw, ".")
 	b, err := base64.RawURLEncoding.DecodeString(head)
 	var fields map[string]json.RawMessage
 	if !ok || strings.Count(raw, ".") != 2 || err != nil || json.Unmarshal(b, &fields) != nil {
-		return errors.New("it is not a signed JWT")
+		return "", errors.New("it is not a signed JWT")
 	}
 	for _, name := range []string{"jku", "x5u", "jwk", "x5c", "crit", "b64", "zip", "enc"} {
 		if _, ok := fields[name]; ok {
-			return fmt.Errorf("its header has %q", name)
+			return "", fmt.Errorf("its header has %q", name)
 		}
 	}
-	var alg, typ string
+	var alg string
 	if json.Unmarshal(fields["alg"], &alg) != nil || alg != oidc.RS256 {
-		return errors.New("it is not signed with RS256")
+		return "", errors.New("it is not signed with RS256")
 	}
-	if t, ok := fields["typ"]; ok && (json.Unmarshal(t, &typ) != nil || strings.HasSuffix(strings.ToLower(typ), "+jwt")) {
-		return errors.New("it is a token of another type (typ)")
+	if t, ok := fields["typ"]; ok && (json.Unmarshal(t, &typ) != nil || string(t) == "null") {
+		return "", errAnotherType
 	}
-	return nil
+	return typ, nil
 }
 
 // verifyError names what go-oidc found, without what it read.

@@ -25,12 +25,14 @@ const (
 
 // authRequest is a checked authorization request.
 type authRequest struct {
+	client      client
 	query       url.Values // as it came, to come back to
 	redirectURI string
 	state       string
 	nonce       string
 	scope       string
 	challenge   string
+	resource    string // RFC 8707; "" where none is registered
 	prompt      []string
 }
 
@@ -43,21 +45,20 @@ func (s *Server) parseAuthRequest(q url.Values) (*authRequest, *oauthError) {
 			return nil, &oauthError{http.StatusBadRequest, "invalid_request", descInvalidRequest + " The parameter '" + name + "' is repeated."}
 		}
 	}
-	if q.Get("client_id") != s.clientID {
+	c, ok := s.client(q.Get("client_id"))
+	if !ok {
 		return nil, &oauthError{http.StatusUnauthorized, "invalid_client", descInvalidClient + " The requested OAuth 2.0 Client does not exist."}
 	}
-	s.mu.Lock()
-	redirects := slices.Clone(s.redirects)
-	s.mu.Unlock()
 	redirect := q.Get("redirect_uri")
-	if redirect == "" && len(redirects) == 1 {
-		redirect = redirects[0]
+	if redirect == "" && len(c.redirects) == 1 {
+		redirect = c.redirects[0]
 	}
-	if !slices.Contains(redirects, redirect) {
+	if !slices.Contains(c.redirects, redirect) {
 		return nil, &oauthError{http.StatusBadRequest, "invalid_request", descInvalidRequest + " The 'redirect_uri' parameter does not match any of the OAuth 2.0 Client's pre-registered redirect urls."}
 	}
 
 	req := &authRequest{
+		client:      c,
 		query:       q,
 		redirectURI: redirect,
 		state:       q.Get("state"),
@@ -69,6 +70,11 @@ func (s *Server) parseAuthRequest(q url.Values) (*authRequest, *oauthError) {
 	if req.scope == "" {
 		req.scope = defaultScope
 	}
+	s.mu.Lock()
+	if slices.Contains(s.resources, q.Get("resource")) {
+		req.resource = q.Get("resource")
+	}
+	s.mu.Unlock()
 	bad := func(code, description string) (*authRequest, *oauthError) {
 		return req, &oauthError{http.StatusBadRequest, code, description}
 	}
@@ -89,8 +95,12 @@ func (s *Server) parseAuthRequest(q url.Values) (*authRequest, *oauthError) {
 	if b, err := base64.RawURLEncoding.DecodeString(req.challenge); req.challenge != "" && (err != nil || len(b) != 32) {
 		return bad("invalid_request", descInvalidRequest+" The code_challenge is not an S256 challenge.")
 	}
+	// "Required for public clients."
+	if c.secret == "" && req.challenge == "" {
+		return bad("invalid_request", descInvalidRequest+" Clients must include a code_challenge.")
+	}
 	for _, scope := range strings.Fields(req.scope) {
-		if !slices.Contains(supportedScopes, scope) {
+		if !s.knowsScope(scope) {
 			return bad("invalid_scope", descInvalidScope)
 		}
 	}
@@ -175,10 +185,10 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.mu.Lock()
-	deny, consent := s.denyNext, s.consent
+	deny := s.denyNext
 	s.denyNext = false
 	s.mu.Unlock()
-	consent = consent || slices.Contains(req.prompt, "consent")
+	consent := s.needsConsent(req)
 	user, ok := s.signedIn(r)
 	switch {
 	case deny:
@@ -194,6 +204,15 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.grant(w, r, req, user)
 	}
+}
+
+// needsConsent reports whether the consent screen is shown: "All dynamically
+// registered clients must use the consent screen" (fapi specification, POST
+// /oauth/register).
+func (s *Server) needsConsent(req *authRequest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.consent || slices.Contains(req.prompt, "consent") || !req.client.registered.IsZero()
 }
 
 // serveSignIn is the submit of the sign-in page: it carries the authorization
@@ -216,10 +235,7 @@ func (s *Server) serveSignIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.startSession(w, user)
-	s.mu.Lock()
-	consent := s.consent || slices.Contains(req.prompt, "consent")
-	s.mu.Unlock()
-	if consent {
+	if s.needsConsent(req) {
 		s.showConsent(w, req, user)
 		return
 	}
@@ -296,6 +312,8 @@ func (req *authRequest) back(answer url.Values) string {
 
 // code is an authorization code that was given out.
 type code struct {
+	client    string
+	resource  string
 	user      string
 	redirect  string
 	nonce     string
@@ -312,7 +330,7 @@ func (s *Server) grant(w http.ResponseWriter, r *http.Request, req *authRequest,
 	s.mu.Lock()
 	makeRoom(s.codes)
 	s.codes[id] = &code{
-		user: user.ID, redirect: req.redirectURI, nonce: req.nonce, scope: req.scope,
+		client: req.client.id, resource: req.resource, user: user.ID, redirect: req.redirectURI, nonce: req.nonce, scope: req.scope,
 		challenge: req.challenge, expires: s.now().Add(codeLifetime), family: rand.Text(),
 	}
 	s.mu.Unlock()

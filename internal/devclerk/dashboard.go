@@ -21,11 +21,17 @@ type userAction struct {
 	do          func(s *Server, id string) error
 }
 
+// notOffered is for scripts: the page shows what one tries first.
+func notOffered(account) bool { return false }
+
 var userActions = []userAction{
 	{"make-admin", "Make admin", func(a account) bool { return a.PublicMetadata["role"] != "admin" }, func(s *Server, id string) error { return s.SetRole(id, "admin") }},
 	{"remove-role", "Remove role", func(a account) bool { return a.PublicMetadata["role"] != nil }, func(s *Server, id string) error { return s.SetRole(id, "") }},
 	{"ban", "Ban", func(a account) bool { return !a.Banned }, (*Server).Ban},
 	{"unban", "Take ban back", func(a account) bool { return a.Banned }, (*Server).Unban},
+	{"lock", "Lock", notOffered, (*Server).Lock},
+	{"unlock", "Unlock", notOffered, (*Server).Unlock},
+	{"delete", "Delete", notOffered, (*Server).Delete},
 }
 
 func (s *Server) serveUsersPage(w http.ResponseWriter, _ *http.Request) {

@@ -1,17 +1,18 @@
 // Package devclerk is a stand-in for Clerk that runs on loopback: an
 // http.Handler with Clerk's OpenID Connect endpoints, a sign-in page, and the
-// part of Clerk's Backend API that reads users; it delivers webhooks. It serves `serve --dev`, where
-// nobody has an account yet, and the tests, which steer it while it runs: roles
-// change, users are banned, the service is slow or down. Person is the one who
-// signs in where there is no browser.
+// part of Clerk's Backend API that reads users and verifies tokens; it delivers
+// webhooks. It serves `serve --dev`, where nobody has an account yet, and the
+// tests, which steer it while it runs: roles change, users are banned, keys
+// rotate, the service is slow or down. Person is the one who signs in where
+// there is no browser.
 //
 // It imports identity and secret at most. Its one invariant: whatever it
 // answers has the shape that Clerk's own endpoints have, so that the code which
 // talks to it can be pointed at Clerk and nothing but its configuration
 // changes. The shapes come from Clerk's published API specification
 // (github.com/clerk/openapi-specs, fapi/2026-05-12 and bapi/2025-04-10, the
-// version that clerk-sdk-go v2.4.2 asks for); where a comment names another
-// source, it is that. It is not an identity provider: whoever reaches it may
+// version that clerk-sdk-go v2.4.2 asks for, and in which tokens are verified as
+// in bapi/2026-05-12); where a comment names another source, it is that. It is not an identity provider: whoever reaches it may
 // sign in as anyone.
 package devclerk
 
@@ -74,21 +75,28 @@ type Server struct {
 	origin       *http.CrossOriginProtection
 	sender       *http.Client // of webhooks
 
-	mu        sync.Mutex
-	issuer    string
-	redirects []string
-	users     []*account // in order of creation
-	sessions  map[string]session
-	codes     map[string]*code
-	tokens    map[string]*token
-	keys      []signingKey // all are published, the last one signs; see published
-	faults    map[string]*Fault
-	limit     rateLimit
-	requests  map[string]int
-	denyNext  bool
-	consent   bool
-	opaque    bool
-	webhook   webhookEndpoint
+	mu           sync.Mutex
+	issuer       string
+	redirects    []string
+	clients      map[string]client // that registered, by id
+	scopes       []string
+	resources    []string
+	users        []*account // in order of creation
+	sessions     map[string]session
+	codes        map[string]*code
+	tokens       map[string]*token
+	machines     []Machine
+	machineKeys  map[string]*machineKey
+	keys         []signingKey // all are published, the last one signs; see published
+	faults       map[string]*Fault
+	limit        rateLimit
+	requests     map[string]int
+	denyNext     bool
+	consent      bool
+	opaque       bool
+	audience     bool
+	registration bool
+	webhook      webhookEndpoint
 }
 
 // New makes a stand-in for Clerk. It does not listen: serve it with
@@ -108,6 +116,9 @@ func New(o Options) (*Server, error) {
 		tokens:       map[string]*token{},
 		faults:       map[string]*Fault{},
 		requests:     map[string]int{},
+		clients:      map[string]client{},
+		machineKeys:  map[string]*machineKey{},
+		scopes:       slices.Clone(supportedScopes),
 	}
 	if s.clientID == "" {
 		s.clientID = rand.Text()[:16]
@@ -203,6 +214,7 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("POST /oauth/authorize", s.serveAuthorize)
 	mux.HandleFunc("POST /sign-in", s.serveSignIn)
 	mux.HandleFunc("POST /consent", s.serveConsent)
+	mux.HandleFunc("POST /oauth/register", s.serveRegister)
 	mux.HandleFunc("POST /oauth/token", s.serveToken)
 	mux.HandleFunc("GET /oauth/userinfo", s.serveUserInfo)
 	mux.HandleFunc("POST /oauth/userinfo", s.serveUserInfo)
@@ -212,8 +224,13 @@ func (s *Server) routes() *http.ServeMux {
 	mux.HandleFunc("GET /v1/users/count", s.backend(s.serveUserCount))
 	mux.HandleFunc("GET /v1/users/{id}", s.backend(s.serveUser))
 	mux.HandleFunc("GET /v1/users/{id}/organization_memberships", s.backend(s.serveMemberships))
+	mux.HandleFunc("POST /v1/oauth_applications/access_tokens/verify", s.backend(s.serveVerifyAccessToken))
+	mux.HandleFunc("POST /v1/api_keys/verify", s.backend(s.serveVerifyAPIKey))
+	mux.HandleFunc("POST /v1/m2m_tokens/verify", s.serveVerifyMachineToken)
 	mux.HandleFunc("GET /users", s.serveUsersPage)
 	mux.HandleFunc("POST /users", s.serveUserAction)
+	mux.HandleFunc("GET /switches", s.serveSwitches)
+	mux.HandleFunc("POST /switches", s.serveSwitch)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeErrors(w, http.StatusNotFound, errNotFound("The URL was not found"))
 	})

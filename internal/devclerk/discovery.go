@@ -27,7 +27,7 @@ var claimsSupported = []string{
 // serveOpenIDConfiguration follows the schema WellKnown.OpenIDConfiguration.
 func (s *Server) serveOpenIDConfiguration(w http.ResponseWriter, _ *http.Request) {
 	base := s.Issuer()
-	writeJSON(w, http.StatusOK, map[string]any{
+	s.writeDiscovery(w, map[string]any{
 		"issuer":                                base,
 		"authorization_endpoint":                base + "/oauth/authorize",
 		"token_endpoint":                        base + "/oauth/token",
@@ -35,13 +35,12 @@ func (s *Server) serveOpenIDConfiguration(w http.ResponseWriter, _ *http.Request
 		"introspection_endpoint":                base + "/oauth/token_info",
 		"userinfo_endpoint":                     base + "/oauth/userinfo",
 		"jwks_uri":                              base + "/.well-known/jwks.json",
-		"scopes_supported":                      supportedScopes,
 		"response_types_supported":              []string{"code"},
 		"response_modes_supported":              []string{"query"},
 		"grant_types_supported":                 []string{"authorization_code", "refresh_token"},
 		"subject_types_supported":               []string{"public"},
 		"id_token_signing_alg_values_supported": []string{"RS256"},
-		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"},
+		"token_endpoint_auth_methods_supported": authMethods,
 		"claims_supported":                      claimsSupported,
 		"code_challenge_methods_supported":      []string{"S256"},
 		"backchannel_logout_supported":          false,
@@ -52,7 +51,7 @@ func (s *Server) serveOpenIDConfiguration(w http.ResponseWriter, _ *http.Request
 // serveServerMetadata follows the schema WellKnown.OAuth2AuthorizationServerMetadata.
 func (s *Server) serveServerMetadata(w http.ResponseWriter, _ *http.Request) {
 	base := s.Issuer()
-	writeJSON(w, http.StatusOK, map[string]any{
+	s.writeDiscovery(w, map[string]any{
 		"issuer":                                base,
 		"authorization_endpoint":                base + "/oauth/authorize",
 		"token_endpoint":                        base + "/oauth/token",
@@ -60,13 +59,23 @@ func (s *Server) serveServerMetadata(w http.ResponseWriter, _ *http.Request) {
 		"jwks_uri":                              base + "/.well-known/jwks.json",
 		"response_types_supported":              []string{"code"},
 		"grant_types_supported":                 []string{"authorization_code", "refresh_token"},
-		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"},
-		"scopes_supported":                      supportedScopes,
+		"token_endpoint_auth_methods_supported": authMethods,
 		"subject_types_supported":               []string{"public"},
 		"id_token_signing_alg_values_supported": []string{"RS256"},
 		"claims_supported":                      claimsSupported,
 		"code_challenge_methods_supported":      []string{"S256"},
 	})
+}
+
+// writeDiscovery adds what depends on the settings of the instance.
+func (s *Server) writeDiscovery(w http.ResponseWriter, doc map[string]any) {
+	s.mu.Lock()
+	doc["scopes_supported"] = slices.Clone(s.scopes)
+	if s.registration {
+		doc["registration_endpoint"] = s.issuer + "/oauth/register"
+	}
+	s.mu.Unlock()
+	writeJSON(w, http.StatusOK, doc)
 }
 
 type signingKey struct {
@@ -153,11 +162,11 @@ func (s *Server) sign(typ string, claims map[string]any) (string, error) {
 // idToken makes the id_token for a user. Which claim comes with which scope:
 // Clerk's documentation, "How Clerk implements OAuth"; public_metadata brings
 // unsafe_metadata with it.
-func (s *Server) idToken(a account, scope, nonce string, now time.Time) (string, error) {
+func (s *Server) idToken(a account, audience, scope, nonce string, now time.Time) (string, error) {
 	claims := map[string]any{
 		"iss": s.Issuer(),
 		"sub": a.ID,
-		"aud": s.clientID,
+		"aud": audience,
 		"iat": now.Unix(),
 		"exp": now.Add(tokenLifetime).Unix(),
 		"jti": traceID(),

@@ -98,12 +98,13 @@ type pageButton struct {
 }
 
 // choose picks the button that goes on: the user's own e-mail on a sign-in
-// page, Approve or Continue on a consent page that names this user or nobody.
+// page, Approve or Continue, or Allow at Clerk, on a consent page that names this
+// user or nobody.
 func (p *Person) choose(page *html.Node) (pageForm, pageButton, bool) {
 	forms := findForms(page)
 	for _, wanted := range []func(label string) bool{
 		func(label string) bool { return strings.Contains(label, p.email) },
-		func(label string) bool { return label == "Approve" && !p.namesAnother(page) },
+		func(label string) bool { return (label == "Approve" || label == "Allow") && !p.namesAnother(page) },
 		func(label string) bool { return strings.HasPrefix(label, "Yes, it shows this code") },
 		func(label string) bool { return strings.Contains(strings.ToLower(label), "not you") },
 	} {

@@ -14,19 +14,22 @@ import (
 
 // token is an access or a refresh token that was given out.
 type token struct {
-	refresh bool
-	jwt     bool
-	family  string // shared by all tokens of one sign-in
-	user    string
-	scope   string
-	nonce   string
-	issued  time.Time
-	expires time.Time // zero: without end
+	id       string // of an access token
+	refresh  bool
+	jwt      bool
+	family   string // shared by all tokens of one sign-in
+	client   string
+	resource string // "": none
+	user     string
+	scope    string
+	nonce    string
+	issued   time.Time
+	expires  time.Time // zero: without end
 }
 
-// authenticate checks client id and secret, by Basic or in the body; Clerk
-// treats both alike.
-func (s *Server) authenticate(r *http.Request, form url.Values) *oauthError {
+// authenticate returns the client: its id and secret come by Basic or in the
+// body, which Clerk treats alike; a public client has an id alone.
+func (s *Server) authenticate(r *http.Request, form url.Values) (client, *oauthError) {
 	refused := &oauthError{http.StatusUnauthorized, "invalid_client", descInvalidClient}
 	id, secretText, basic := r.BasicAuth()
 	if basic {
@@ -35,21 +38,20 @@ func (s *Server) authenticate(r *http.Request, form url.Values) *oauthError {
 		id, err1 = url.QueryUnescape(id)
 		secretText, err2 = url.QueryUnescape(secretText)
 		if err1 != nil || err2 != nil || form.Has("client_secret") {
-			return refused
+			return client{}, refused
 		}
 	} else {
 		id, secretText = form.Get("client_id"), form.Get("client_secret")
 	}
-	idOK := subtle.ConstantTimeCompare([]byte(id), []byte(s.clientID))
-	secretOK := subtle.ConstantTimeCompare([]byte(secretText), []byte(s.clientSecret.Reveal()))
-	if idOK&secretOK != 1 {
-		return refused
+	c, ok := s.client(id)
+	if !ok || !c.proves(secretText) {
+		return client{}, refused
 	}
-	return nil
+	return c, nil
 }
 
 // tokenForm reads the form of a request to the token endpoints.
-func (s *Server) tokenForm(w http.ResponseWriter, r *http.Request) (url.Values, bool) {
+func (s *Server) tokenForm(w http.ResponseWriter, r *http.Request) (url.Values, client, bool) {
 	form, err := postForm(r)
 	if err == nil {
 		for _, values := range form {
@@ -60,18 +62,19 @@ func (s *Server) tokenForm(w http.ResponseWriter, r *http.Request) (url.Values, 
 	}
 	if err != nil {
 		writeOAuthError(w, &oauthError{http.StatusBadRequest, "invalid_request", descInvalidRequest})
-		return nil, false
+		return nil, client{}, false
 	}
-	if oerr := s.authenticate(r, form); oerr != nil {
+	c, oerr := s.authenticate(r, form)
+	if oerr != nil {
 		writeOAuthError(w, oerr)
-		return nil, false
+		return nil, client{}, false
 	}
-	return form, true
+	return form, c, true
 }
 
 // serveToken is POST /oauth/token.
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
-	form, ok := s.tokenForm(w, r)
+	form, c, ok := s.tokenForm(w, r)
 	if !ok {
 		return
 	}
@@ -79,9 +82,9 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	var oerr *oauthError
 	switch form.Get("grant_type") {
 	case "authorization_code":
-		granted, oerr = s.redeem(form)
+		granted, oerr = s.redeem(c, form)
 	case "refresh_token":
-		granted, oerr = s.refresh(form)
+		granted, oerr = s.refresh(c, form)
 	default:
 		oerr = &oauthError{http.StatusBadRequest, "unsupported_grant_type", "The authorization grant type is not supported by the authorization server."}
 	}
@@ -96,11 +99,11 @@ var errGrant = &oauthError{http.StatusBadRequest, "invalid_grant", descInvalidGr
 
 // redeem exchanges a code. A code is consumed by a success only; presenting it
 // again ends the tokens it brought (RFC 6749 section 4.1.2).
-func (s *Server) redeem(form url.Values) (token, *oauthError) {
+func (s *Server) redeem(client client, form url.Values) (token, *oauthError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.codes[form.Get("code")]
-	if c == nil {
+	if c == nil || c.client != client.id {
 		return token{}, errGrant
 	}
 	if c.used {
@@ -114,7 +117,7 @@ func (s *Server) redeem(form url.Values) (token, *oauthError) {
 		return token{}, errGrant
 	}
 	c.used = true
-	return token{family: c.family, user: c.user, scope: c.scope, nonce: c.nonce}, nil
+	return token{family: c.family, client: c.client, resource: c.resource, user: c.user, scope: c.scope, nonce: c.nonce}, nil
 }
 
 // verifies reports whether verifier fits an S256 challenge (RFC 7636 section
@@ -130,17 +133,17 @@ func verifies(verifier, challenge string) bool {
 
 // refresh exchanges a refresh token. Whether Clerk gives out a new one each
 // time is not documented; here it does and ends the old one, the stricter way.
-func (s *Server) refresh(form url.Values) (token, *oauthError) {
+func (s *Server) refresh(client client, form url.Values) (token, *oauthError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tokens[form.Get("refresh_token")]
-	if t == nil || !t.refresh {
+	if t == nil || !t.refresh || t.client != client.id {
 		return token{}, errGrant
 	}
 	if a := s.find(t.user); a == nil || a.Banned {
 		return token{}, errGrant
 	}
-	granted := token{family: t.family, user: t.user, scope: t.scope}
+	granted := token{family: t.family, client: t.client, resource: t.resource, user: t.user, scope: t.scope}
 	if want := form.Get("scope"); want != "" {
 		have := strings.Fields(t.scope)
 		for _, scope := range strings.Fields(want) {
@@ -161,24 +164,12 @@ func (s *Server) issue(w http.ResponseWriter, granted token) {
 		writeOAuthError(w, errGrant)
 		return
 	}
-	now := s.now()
-	s.mu.Lock()
-	opaque := s.opaque
-	s.mu.Unlock()
-
-	access := "oat_" + rand.Text()
-	var err error
-	if !opaque {
-		access, err = s.sign("at+jwt", map[string]any{
-			"iss": s.Issuer(), "sub": user.ID, "client_id": s.clientID, "scope": granted.scope,
-			"jti": traceID(), "iat": now.Unix(), "exp": now.Add(tokenLifetime).Unix(),
-		})
-	}
+	access, now, err := s.makeAccessToken(granted)
 	answer := map[string]any{
 		"token_type": "Bearer", "expires_in": int(tokenLifetime.Seconds()), "scope": granted.scope,
 	}
 	if err == nil && slices.Contains(strings.Fields(granted.scope), "openid") {
-		answer["id_token"], err = s.idToken(user, granted.scope, granted.nonce, now)
+		answer["id_token"], err = s.idToken(user, granted.client, granted.scope, granted.nonce, now)
 	}
 	if err != nil {
 		s.log.Error("tokens can't be made", "error", err)
@@ -188,15 +179,42 @@ func (s *Server) issue(w http.ResponseWriter, granted token) {
 	refresh := "clk_refresh_" + rand.Text()
 	answer["access_token"], answer["refresh_token"] = access, refresh
 
-	granted.issued = now
-	accessToken, refreshToken := granted, granted
-	accessToken.jwt, accessToken.expires = !opaque, now.Add(tokenLifetime)
-	refreshToken.refresh = true
+	granted.issued, granted.refresh = now, true
 	s.mu.Lock()
 	makeRoom(s.tokens)
-	s.tokens[access], s.tokens[refresh] = &accessToken, &refreshToken
+	s.tokens[refresh] = &granted
 	s.mu.Unlock()
 	writeJSON(w, http.StatusOK, answer)
+}
+
+// makeAccessToken makes an access token: an opaque one, or a JWT whose claims
+// are those of RFC 9068 but for the audience, which a token has if the instance
+// includes it and a resource was asked for.
+func (s *Server) makeAccessToken(granted token) (text string, now time.Time, err error) {
+	now = s.now()
+	s.mu.Lock()
+	opaque, audience := s.opaque, s.audience
+	s.mu.Unlock()
+	granted.id, granted.jwt, granted.issued, granted.expires = hexID("oat_"), !opaque, now, now.Add(tokenLifetime)
+	if opaque {
+		text = "oat_" + rand.Text()
+	} else {
+		claims := map[string]any{
+			"iss": s.Issuer(), "sub": granted.user, "client_id": granted.client, "scope": granted.scope,
+			"jti": granted.id, "iat": now.Unix(), "exp": granted.expires.Unix(),
+		}
+		if audience && granted.resource != "" {
+			claims["aud"] = []string{granted.resource}
+		}
+		if text, err = s.sign("at+jwt", claims); err != nil {
+			return "", now, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	makeRoom(s.tokens)
+	s.tokens[text] = &granted
+	return text, now, nil
 }
 
 // endFamily ends all tokens of one sign-in. s.mu is held.
@@ -243,7 +261,7 @@ func (s *Server) serveUserInfo(w http.ResponseWriter, r *http.Request) {
 
 // serveTokenInfo is POST /oauth/token_info (schema OAuth.TokenInfo).
 func (s *Server) serveTokenInfo(w http.ResponseWriter, r *http.Request) {
-	form, ok := s.tokenForm(w, r)
+	form, _, ok := s.tokenForm(w, r)
 	if !ok {
 		return
 	}
@@ -253,17 +271,21 @@ func (s *Server) serveTokenInfo(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]any{
-		"active": true, "client_id": s.clientID, "iat": t.issued.Unix(), "scope": t.scope, "sub": t.user,
+		"active": true, "client_id": t.client, "iat": t.issued.Unix(), "scope": t.scope, "sub": t.user,
 	})
 }
 
 // serveRevoke is POST /oauth/token/revoke. JWT access tokens can't be revoked.
 func (s *Server) serveRevoke(w http.ResponseWriter, r *http.Request) {
-	form, ok := s.tokenForm(w, r)
+	form, c, ok := s.tokenForm(w, r)
 	if !ok {
 		return
 	}
 	t, ok := s.lookup(form.Get("token"))
+	if ok && t.client != c.id {
+		w.WriteHeader(http.StatusOK) // RFC 7009 section 2.1
+		return
+	}
 	if ok && t.jwt && !t.refresh {
 		writeOAuthError(w, &oauthError{http.StatusBadRequest, "unsupported_token_type", "The authorization server does not support the revocation of the presented token type."})
 		return

@@ -142,7 +142,9 @@ func TestUsersPageChangesUsers(t *testing.T) {
 		{"ban", devclerk.MemberID, http.StatusSeeOther, "Milan Becker · banned"},
 		{"unban", devclerk.MemberID, http.StatusSeeOther, "Milan Becker · role admin"},
 		{"ban", "user_none", http.StatusNotFound, "Milan Becker · role admin"},
-		{"delete", devclerk.MemberID, http.StatusBadRequest, "Milan Becker · role admin"},
+		{"promote", devclerk.MemberID, http.StatusBadRequest, "Milan Becker · role admin"},
+		{"lock", devclerk.MemberID, http.StatusSeeOther, "Milan Becker · locked"},
+		{"unlock", devclerk.MemberID, http.StatusSeeOther, "Milan Becker · role admin"},
 	} {
 		if got := post(step.action, step.user); got != step.status {
 			t.Errorf("%s: status %d", step.action, got)

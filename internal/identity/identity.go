@@ -19,6 +19,10 @@ var (
 	// ErrInvalidToken reports an access token that is malformed, expired,
 	// revoked, or meant for another resource (RFC 6750 section 3.1).
 	ErrInvalidToken = errors.New("invalid token")
+	// ErrForbidden reports a caller whose token is good and who may not use the
+	// server all the same: another token of theirs would change nothing (RFC 9110
+	// section 15.5.4).
+	ErrForbidden = errors.New("not allowed to use this server")
 	// ErrUnavailable reports that the source of truth (the store, Clerk) could
 	// not be asked. The caller may try again; access that needs the answer is
 	// refused meanwhile.
@@ -29,12 +33,16 @@ var (
 
 // Principal is what a valid access token says about its bearer.
 type Principal struct {
-	Subject  string    // Clerk's user id, "user_…"
-	Grant    string    // id of the grant the token was issued under
-	ClientID string    // OAuth client the grant belongs to
-	Resource string    // audience (RFC 8707), the URL of the MCP endpoint
-	Scopes   []string  // granted scopes
-	Expires  time.Time // expiry of the access token
+	// Subject is Clerk's id of the user, "user_…". Where the operator lets
+	// callers in that are no persons, it is that of a machine ("mch_…") or of an
+	// organisation whose API key is used ("org_…").
+	Subject   string
+	Grant     string    // id of the grant the token was issued under, or what stands for one
+	ClientID  string    // OAuth client the grant belongs to; the id of an API key, or the machine
+	Resource  string    // audience (RFC 8707), the URL of the MCP endpoint
+	Scopes    []string  // granted scopes
+	AllScopes bool      // scopes do not limit the token
+	Expires   time.Time // expiry of the access token; zero: it has none
 	// Organization is the organisation ("org_…") that the grant was given for,
 	// as it is now, or NoOrganization. The user's roles and permissions in
 	// others do not count. "": the grant names none, and all of them count.
@@ -46,7 +54,7 @@ const NoOrganization = "none"
 
 // HasScope reports whether the token carries scope.
 func (p *Principal) HasScope(scope string) bool {
-	return p != nil && slices.Contains(p.Scopes, scope)
+	return p != nil && (p.AllScopes || slices.Contains(p.Scopes, scope))
 }
 
 // User is a person as Clerk describes them at the moment of asking.

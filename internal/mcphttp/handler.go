@@ -18,8 +18,8 @@ import (
 // Verifier checks bearer tokens.
 type Verifier interface {
 	// Verify returns the principal of token. Errors wrap
-	// identity.ErrInvalidToken (answered with 401) or identity.ErrUnavailable
-	// (answered with 503).
+	// identity.ErrInvalidToken (answered with 401), identity.ErrForbidden (403)
+	// or identity.ErrUnavailable (503).
 	Verify(ctx context.Context, token string) (*identity.Principal, error)
 }
 

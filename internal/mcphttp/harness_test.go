@@ -35,6 +35,8 @@ func (tokens) Verify(_ context.Context, token string) (*identity.Principal, erro
 		return &identity.Principal{Subject: "user_alice", Grant: "grant_2"}, nil
 	case "bob":
 		return &identity.Principal{Subject: "user_bob", Grant: "grant_3"}, nil
+	case "barred":
+		return nil, fmt.Errorf("barred: %w", identity.ErrForbidden)
 	case "store-down":
 		return nil, fmt.Errorf("read grant: %w", identity.ErrUnavailable)
 	}

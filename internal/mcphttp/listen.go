@@ -324,7 +324,7 @@ func (s *Server) mayListen(r *http.Request, l *listener) bool {
 	}
 	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	_, err := s.o.Verifier.Verify(r.Context(), strings.Trim(token, " "))
-	return !errors.Is(err, identity.ErrInvalidToken)
+	return !errors.Is(err, identity.ErrInvalidToken) && !errors.Is(err, identity.ErrForbidden)
 }
 
 // addressed returns n as l's client gets it, nil if it does not.

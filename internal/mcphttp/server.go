@@ -245,6 +245,12 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity
 	switch {
 	case err == nil && p != nil:
 		return p, s.allowUser(w, p)
+	case errors.Is(err, identity.ErrForbidden):
+		// No challenge: a client that followed it would come back with the same.
+		if s.allowAddress(w, r) {
+			refuse(w, http.StatusForbidden, nil, jsonrpc.CodeInvalidRequest, "this account may not use this server")
+		}
+		return nil, false
 	case err == nil || errors.Is(err, identity.ErrInvalidToken):
 		return challenge(http.StatusUnauthorized, "invalid_token", "the token is not valid")
 	}

@@ -42,7 +42,7 @@ type ImageRequest struct {
 // Image is a picture as a provider made it.
 type Image struct {
 	Data     []byte // encoded
-	MIMEType string // "image/png", "image/jpeg"
+	MIMEType string // "image/png", "image/jpeg", "image/webp"
 	Caption  string // one line that says honestly what this is
 }
 
@@ -77,7 +77,8 @@ type ImageOptions struct {
 
 // NoProvider is the answer of a server that has no image provider.
 const NoProvider = "no image provider is configured on this server: set CLOUDFLARE_ACCOUNT_ID and CLOUDFLARE_API_TOKEN " +
-	"to generate images with Cloudflare Workers AI, or IMAGE_PROVIDER=sketch for the built-in offline sketch (no AI)"
+	"to generate images with Cloudflare Workers AI, IMAGE_API_URL and IMAGE_API_MODEL for a service with OpenAI's image API, " +
+	"or IMAGE_PROVIDER=sketch for the built-in offline sketch (no AI)"
 
 // GenerateImage returns the tool that makes a picture from a text:
 // {prompt, steps} -> image content and a line of text.
@@ -146,7 +147,7 @@ func imageRequest(req mcp.CallToolRequest) (ImageRequest, error) {
 	if !args.given("prompt") {
 		return order, errors.New(`argument "prompt" is missing: say what the picture should show`)
 	}
-	if err := json.Unmarshal(args["prompt"], &order.Prompt); err != nil {
+	if err := json.Unmarshal(args.get("prompt"), &order.Prompt); err != nil {
 		return order, errors.New(`argument "prompt" must be a string`)
 	}
 	if strings.TrimSpace(order.Prompt) == "" {
