@@ -808,3 +808,22 @@ func TestManyTranslatedCallsAtOnce(t *testing.T) {
 		check(t, h, answers)
 	})
 }
+
+// A subscription that a modern server ends is over: it is not opened again behind
+// the host's back, and its id is free.
+func TestASubscriptionThatTheServerEnds(t *testing.T) {
+	s := &modernServer{listen: make(chan string)}
+	h := start(t, bridge.Options{URL: serve(t, s)})
+	for range 2 {
+		h.send(modernCall(1, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`))
+		if line := h.next(); !strings.Contains(line, "acknowledged") {
+			t.Fatalf("the host got %s", line)
+		}
+		over := `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`
+		s.listen <- over
+		want(t, h.next(), over)
+	}
+	if n := len(s.bodies("subscriptions/listen")); n != 2 {
+		t.Errorf("the server got %d subscriptions", n)
+	}
+}
