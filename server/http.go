@@ -178,13 +178,13 @@ var (
 	frontHTML string
 	//go:embed front.css
 	frontCSS string
-	front    = template.Must(template.New("front").Parse(frontHTML))
 )
 
 // frontPage is for a person who opens the server's URL in a browser. It is the
 // same for everyone, so it is made once.
 func (s *Server) frontPage() http.Handler {
 	var page bytes.Buffer
+	front := template.Must(template.New("front").Parse(frontHTML))
 	if err := front.Execute(&page, map[string]any{
 		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "Apps": s.opts.PublicURL + "/account", "About": s.opts.WebsiteURL,
 		"CSS": template.CSS(frontCSS), //nolint:gosec // this package's own file
