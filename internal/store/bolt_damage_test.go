@@ -501,7 +501,7 @@ func TestBoltFileWithoutItsFreeEndIsDamaged(t *testing.T) {
 	for i := range 2 {
 		meta := good[i*os.Getpagesize()+16:]
 		if txid := binary.NativeEndian.Uint64(meta[48:]); txid >= newest {
-			newest, end = txid, int(binary.NativeEndian.Uint64(meta[40:]))*os.Getpagesize() //nolint:gosec // a small file's
+			newest, end = txid, int(binary.NativeEndian.Uint64(meta[40:]))*os.Getpagesize()
 		}
 	}
 	for name, size := range map[string]int{"whole": end, "without its last byte": end - 1, "without its last page": end - os.Getpagesize()} {
