@@ -46,7 +46,7 @@ var rooms = []room{
 	{"internal/clerk", nil},
 	{"internal/devclerk", nil},
 	{"internal/store", nil},
-	{"internal/tools", nil},
+	{"internal/tools", []string{"jsonrpc"}},
 	{"internal/gateway", []string{"jsonrpc", "era", "transport", "mcphttp"}},
 	{"internal/telemetry", nil},
 	{"scripts", []string{"*"}},

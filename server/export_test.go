@@ -9,6 +9,9 @@ func (s *Server) SetWatchInterval(every time.Duration) { s.watchEvery = every }
 // SetShutdownTimeout shortens the time that calls have to finish.
 func (s *Server) SetShutdownTimeout(d time.Duration) { s.shutdownTimeout = d }
 
+// SetHeaderTimeout shortens the time that the head of a request has.
+func (s *Server) SetHeaderTimeout(d time.Duration) { s.headerTimeout = d }
+
 // WorkersAIAt is WorkersAI with another base URL.
 var WorkersAIAt = workersAI
 

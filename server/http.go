@@ -178,7 +178,6 @@ var (
 	frontHTML string
 	//go:embed front.css
 	frontCSS string
-	front    = template.Must(template.New("front").Parse(frontHTML))
 )
 
 // frontPage is for a person who opens the server's URL in a browser. It is the
@@ -189,6 +188,7 @@ func (s *Server) frontPage() http.Handler {
 	if !s.opts.byClerk() { // else Clerk keeps the grants
 		apps = s.opts.PublicURL + "/account"
 	}
+	front := template.Must(template.New("front").Parse(frontHTML))
 	if err := front.Execute(&page, map[string]any{
 		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "Apps": apps, "About": s.opts.WebsiteURL,
 		"CSS": template.CSS(frontCSS), //nolint:gosec // this package's own file

@@ -15,6 +15,9 @@ import (
 // shutdownTimeout is how long calls in flight have to finish.
 const shutdownTimeout = 30 * time.Second
 
+// headerTimeout is how long the head of a request may take to come in.
+const headerTimeout = 10 * time.Second
+
 // Listen opens the listeners for addr, "host:port". A loopback host (localhost,
 // 127.0.0.1, ::1) is bound on both 127.0.0.1 and ::1, with the same port, since
 // clients resolve "localhost" to either; where the machine has no IPv6, on
@@ -91,7 +94,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	}
 	hs := &http.Server{
 		Handler:           s.handler,
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: s.headerTimeout,
 		// No ReadTimeout and no WriteTimeout: they would cut streams. The
 		// routes bound their own reads and writes.
 		IdleTimeout:    2 * time.Minute,

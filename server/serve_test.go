@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -360,6 +361,50 @@ func TestAToolThatIgnoresItsContextDoesNotHoldTheShutdown(t *testing.T) {
 	<-entered
 	r.stop() // returns although the tool does not
 	<-answered
+}
+
+// Case 50: heads that do not end, however much of them comes, and connections
+// on which nothing comes, are given up; others are served meanwhile.
+func TestHeadsThatDoNotEndAreGivenUp(t *testing.T) {
+	r := start(t, nil, func(s *server.Server) { s.SetHeaderTimeout(500 * time.Millisecond) })
+	ended := make(chan error, 200)
+	for i := range cap(ended) {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if i%2 == 0 {
+			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: localhost\r\n")
+			go func() { // until the connection is closed
+				for tick := time.Tick(20 * time.Millisecond); ; <-tick {
+					if _, err := fmt.Fprint(conn, "X-More: and\r\n"); err != nil {
+						return
+					}
+				}
+			}()
+		}
+		go func() {
+			_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+			_, err := io.Copy(io.Discard, conn)
+			var timeout net.Error
+			if !errors.As(err, &timeout) || !timeout.Timeout() {
+				err = nil // closed or reset
+			}
+			ended <- err
+		}()
+	}
+	c := r.stateless(r.signIn(plainMail).Access)
+	for range 20 {
+		if got := c.tool("add", `{"a":1,"b":2}`).text(); got != "3" {
+			t.Errorf("meanwhile: %q", got)
+		}
+	}
+	for range cap(ended) {
+		if err := <-ended; err != nil {
+			t.Fatalf("a connection was kept: %v", err)
+		}
+	}
 }
 
 func TestServeReportsAListenerThatFails(t *testing.T) {

@@ -61,7 +61,7 @@ type Server struct {
 	readable readiness
 	draining atomic.Bool // a shutdown has begun
 
-	watchEvery, shutdownTimeout time.Duration // constants, but for tests
+	watchEvery, shutdownTimeout, headerTimeout time.Duration // constants, but for tests
 
 	webhooks   *clerk.Webhooks // nil: none are taken
 	unhear     func()          // ends the subscription to other instances' news
@@ -93,7 +93,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		opts: o, log: o.Logger, tools: map[string]*registered{}, prompts: map[string]*access{}, resources: map[string]*access{},
 		instance:   rand.Text(),
 		news:       news{wake: make(chan struct{}, 1)},
-		watchEvery: watchEvery, shutdownTimeout: shutdownTimeout,
+		watchEvery: watchEvery, shutdownTimeout: shutdownTimeout, headerTimeout: headerTimeout,
 	}
 	defer func() {
 		if err != nil {

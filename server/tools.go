@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -52,8 +53,9 @@ func Timeout(d time.Duration) ToolOption {
 }
 
 // Quick says that the handler of the tool computes and waits for nothing. Such a
-// call is spared a goroutine and two timers, a third of what it costs; but it
-// has no Timeout, and holds its connection until the handler returns.
+// call is spared a goroutine and two timers; but it has no Timeout, holds its
+// connection until the handler returns, and a client that lost its connection
+// cannot come back for the answer.
 func Quick() ToolOption {
 	return toolOption(func(t *registered) { t.quick = true })
 }
@@ -79,7 +81,7 @@ var checksItself = toolOption(func(t *registered) { t.input, t.readsRaw, t.built
 
 var readsRaw = toolOption(func(t *registered) { t.readsRaw = true })
 
-var toolName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
+var toolName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`) })
 
 // AddTool adds a tool, or replaces the one of its name. Clients with an open
 // stream are told that the list changed. Without options every signed-in user
@@ -90,7 +92,7 @@ var toolName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
 // Names"), no handler, an input schema that does not compile, or a scope that
 // is none.
 func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
-	if !toolName.MatchString(tool.Name) {
+	if !toolName().MatchString(tool.Name) {
 		panic(fmt.Sprintf("server: tool name %q must be 1 to 128 letters, digits, _, - or .", tool.Name))
 	}
 	if h == nil {

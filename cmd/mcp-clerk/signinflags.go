@@ -104,6 +104,11 @@ func (o *signInOptions) apply(options *oauthclient.Options, env *environment) er
 	if options.StaticToken, err = secretFrom(env, "MCP_CLERK_TOKEN", "--token-file", o.TokenFile); err != nil {
 		return err
 	}
+	if o.TokenFile != "" {
+		options.ReadToken = func() (secret.String, error) {
+			return secretFrom(env, "MCP_CLERK_TOKEN", "--token-file", o.TokenFile)
+		}
+	}
 	options.Scope, options.UseIDToken, options.AllowPrivate = o.Scope, o.UseIDToken, o.AllowPrivate
 	switch {
 	case o.Device && o.ClientCredentials:

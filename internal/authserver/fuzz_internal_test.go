@@ -180,7 +180,7 @@ func FuzzRegistrations(f *testing.F) {
 // secret, and sends codes nowhere that registration would not.
 func FuzzDocuments(f *testing.F) {
 	const id = "https://app.example/client.json"
-	for _, body := range knownClients.documents {
+	for _, body := range knownClients().documents {
 		f.Add(body)
 	}
 	for _, body := range []string{

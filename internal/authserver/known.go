@@ -4,13 +4,14 @@ import (
 	_ "embed"
 	"encoding/json"
 	"net/url"
+	"sync"
 )
 
 // knownClients is the register of clients in use: a redirect URI in it proves
 // where codes go, a document in it stands in where the client's own host cannot
 // be reached, and a private-use redirect URI in it may be registered. It
 // admits and trusts nobody by itself.
-var knownClients = readKnown()
+var knownClients = sync.OnceValue(readKnown)
 
 //go:embed known.json
 var knownJSON []byte
@@ -55,7 +56,7 @@ func readKnown() knownRegister {
 }
 
 // knownDocument is the copy of a well-known client's document, or nil.
-func knownDocument(id string) []byte { return knownClients.documents[id] }
+func knownDocument(id string) []byte { return knownClients().documents[id] }
 
 // domain is the proven domain to show for c when codes go to redirect, or "".
 // The document of c proves its host, and an https redirect URI of the register
@@ -68,5 +69,5 @@ func (c *client) domain(redirect string) string {
 		}
 		return u.Host
 	}
-	return knownClients.domains[redirect]
+	return knownClients().domains[redirect]
 }

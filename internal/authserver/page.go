@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -25,7 +26,9 @@ var pageFiles embed.FS
 // to the sign-in provider and to the client, custom schemes included.
 var (
 	pageStyle, pagePolicy = newPageStyle()
-	pageTemplates         = template.Must(template.New("pages").ParseFS(pageFiles, "pages/*.html"))
+	pageTemplates         = sync.OnceValue(func() *template.Template {
+		return template.Must(template.New("pages").ParseFS(pageFiles, "pages/*.html"))
+	})
 )
 
 func newPageStyle() (template.HTML, string) {
@@ -190,7 +193,7 @@ func displayText(text string, limit int) string {
 
 func (s *Server) render(w http.ResponseWriter, status int, name, title string, view any) {
 	var b bytes.Buffer
-	err := pageTemplates.ExecuteTemplate(&b, name+".html", page{Title: title, Server: s.opts.ServerName, Style: pageStyle, View: view})
+	err := pageTemplates().ExecuteTemplate(&b, name+".html", page{Title: title, Server: s.opts.ServerName, Style: pageStyle, View: view})
 	if err != nil {
 		s.log.Error("render page", "page", name, "error", err)
 		http.Error(w, "internal error", http.StatusInternalServerError)

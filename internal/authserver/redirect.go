@@ -39,7 +39,7 @@ func newRedirectPolicy(extra []string) (redirectPolicy, error) {
 			faults = append(faults, fmt.Errorf("redirect URI %q is not one with a private-use scheme", raw))
 		}
 	}
-	return redirectPolicy{private: append(slices.Clone(knownClients.private), extra...)}, errors.Join(faults...)
+	return redirectPolicy{private: append(slices.Clone(knownClients().private), extra...)}, errors.Join(faults...)
 }
 
 // check reports whether a client may register raw, and what kind it is.

@@ -64,12 +64,16 @@ func newEras(b *bridge, client *transport.Client) *eras {
 	return e
 }
 
-func (e *eras) dialSSE(deliver func(*jsonrpc.Message) error) remote {
-	return e.client.NewSSESession(deliver)
+func (e *eras) dialSSE(deliver func(*jsonrpc.Message) error, renewed func()) remote {
+	s := e.client.NewSSESession(deliver)
+	s.OnRenewal(renewed)
+	return s
 }
 
-func (e *eras) dialHTTP(deliver func(*jsonrpc.Message) error) remote {
-	return e.client.NewSession(deliver)
+func (e *eras) dialHTTP(deliver func(*jsonrpc.Message) error, renewed func()) remote {
+	s := e.client.NewSession(deliver)
+	s.OnRenewal(renewed)
+	return s
 }
 
 func (e *eras) unasked(m *jsonrpc.Message) error { return e.b.deliver(nil, m) }
@@ -235,7 +239,7 @@ func (e *eras) open(ctx context.Context, call transport.Call, now remote) error 
 		return err
 	}
 	e.b.log.Debug("the server does not take initialize, asking it to be discovered", "answer", err.Error())
-	t := e.translate(era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error) remote { return e.modern })
+	t := e.translate(era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error, func()) remote { return e.modern })
 	again := e.try(ctx, call, now, t)
 	switch {
 	case again == nil || !answered(again):
@@ -311,7 +315,7 @@ func (e *eras) retire(r remote) {
 	}
 }
 
-func (e *eras) translate(m era.Machine, dial func(func(*jsonrpc.Message) error) remote) *translation {
+func (e *eras) translate(m era.Machine, dial func(func(*jsonrpc.Message) error, func()) remote) *translation {
 	return newTranslation(e.b, m, dial)
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
@@ -499,6 +500,174 @@ func TestServersOfHTTPAndSSE(t *testing.T) {
 		case <-reached:
 			t.Error("another origin was sent something")
 		case <-time.After(50 * time.Millisecond):
+		}
+	})
+}
+
+// However many requests find out at once, one session is opened.
+func TestManyRequestsFindTheEraOnce(t *testing.T) {
+	s := &remote{}
+	h := start(t, bridge.Options{URL: serve(t, legacyOnly(s))})
+	const n = 50
+	wanted := make([]string, n)
+	for i := range n {
+		h.send(modernCall(i, "x/y", ""))
+		wanted[i] = fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"result":{"resultType":"complete"}}`, i)
+	}
+	slices.Sort(wanted)
+	if got := h.collect(n); !slices.Equal(got, wanted) {
+		t.Errorf("got %q", got)
+	}
+	if opened := len(s.bodies("initialize")); opened != 1 {
+		t.Errorf("%d sessions were opened", opened)
+	}
+}
+
+// A host that goes while a call is parked: the server is told, and its session
+// ended.
+func TestParkedCallsEndWithTheHost(t *testing.T) {
+	s := &remote{}
+	s.handle = func(w http.ResponseWriter, r *http.Request, _ *jsonrpc.Message) {
+		send := events(w)
+		send(`{"jsonrpc":"2.0","id":71,"method":"elicitation/create","params":{"message":"who?"}}`)
+		<-r.Context().Done()
+	}
+	h := start(t, bridge.Options{URL: serve(t, legacyOnly(s))})
+	if line := h.call(modernCall(1, "tools/call", `"name":"ask"`)); !strings.Contains(line, "input_required") {
+		t.Fatalf("the host got %s", line)
+	}
+	if err := h.end(); err != nil {
+		t.Error(err)
+	}
+	if got := s.bodies("notifications/cancelled"); len(got) != 1 || !strings.Contains(got[0], `"requestId":1,`) {
+		t.Errorf("the server was told %q", got)
+	}
+	if s.count(http.MethodDelete) != 1 {
+		t.Error("the session was not ended")
+	}
+}
+
+// Messages that are kept in a file pass a translation as well, and what is asked
+// about them.
+func TestLargeMessagesAreTranslated(t *testing.T) {
+	large := strings.Repeat("x", 6<<20)
+	t.Run("legacy host", func(t *testing.T) {
+		s := &modernServer{}
+		h := start(t, bridge.Options{URL: serve(t, s)})
+		h.call(`{"jsonrpc":"2.0","id":"i","method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"elicitation":{}},"clientInfo":{"name":"h","version":"1"}}}`)
+		h.send(initialized, request(7, "tools/call", `{"name":"ask","arguments":{"a":"`+large+`"}}`))
+		m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
+		if err != nil || m.Method != "elicitation/create" {
+			t.Fatal("the host was not asked")
+		}
+		h.send(`{"jsonrpc":"2.0","id":` + string(m.ID) + `,"result":{"action":"accept","content":{"a":"` + large + `"}}}`)
+		want(t, shorter(h.next(), large), `{"jsonrpc":"2.0","id":7,"result":{"content":[],"who":{"action":"accept","content":{"a":"LARGE"}},"state":"s-1"}}`)
+		for _, body := range s.bodies("tools/call") {
+			if !strings.Contains(body, `"arguments":{"a":"`+large+`"}`) {
+				t.Error("the server did not get the arguments")
+			}
+		}
+	})
+	t.Run("modern host", func(t *testing.T) {
+		asked := make(chan string, 1)
+		s := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			m, _ := jsonrpc.Parse(body, jsonrpc.Limits{})
+			switch {
+			case m == nil:
+				w.WriteHeader(http.StatusMethodNotAllowed)
+			case m.Method == "initialize":
+				answerJSON(w, 200, `{"jsonrpc":"2.0","id":`+string(m.ID)+`,"result":{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"s","version":"1"}}}`)
+			case m.IsResponse():
+				asked <- string(m.Result)
+				w.WriteHeader(http.StatusAccepted)
+			case !m.IsRequest():
+				w.WriteHeader(http.StatusAccepted)
+			default:
+				arguments, _ := jsonrpc.Lookup(m.Params, "arguments")
+				send := events(w)
+				send(`{"jsonrpc":"2.0","id":71,"method":"elicitation/create","params":{"message":"` + large + `"}}`)
+				given := <-asked
+				send(string(jsonrpc.NewResult(m.ID, json.RawMessage(`{"arguments":`+string(arguments)+`,"given":`+given+`}`))))
+			}
+		})
+		h := start(t, bridge.Options{URL: serve(t, legacyOnly(s))})
+		call := `"name":"ask","arguments":{"a":"` + large + `"}`
+		line := h.call(modernCall(2, "tools/call", call))
+		state, _ := jsonrpc.LookupString([]byte(line), "result", "requestState")
+		if message, _ := jsonrpc.LookupString([]byte(line), "result", "inputRequests", "input-1", "params", "message"); message != large || state == "" {
+			t.Fatalf("the host got %s", shorter(line, large))
+		}
+		back := modernCall(3, "tools/call", call+`,"requestState":"`+state+`","inputResponses":{"input-1":{"action":"accept","content":{"b":"`+large+`"}}}`)
+		want(t, shorter(h.call(back), large), `{"jsonrpc":"2.0","id":3,"result":{"resultType":"complete","arguments":{"a":"LARGE"},"given":{"action":"accept","content":{"b":"LARGE"}}}}`)
+	})
+}
+
+func shorter(line, large string) string { return strings.ReplaceAll(line, large, "LARGE") }
+
+// A stream of changes that a modern server drops is opened again for a legacy
+// host, who does not notice.
+func TestChangesGoOnForALegacyHost(t *testing.T) {
+	s := &modernServer{listen: make(chan string)}
+	var mu sync.Mutex
+	drops := 1
+	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Mcp-Method") == "subscriptions/listen" {
+			mu.Lock()
+			drops--
+			drop := drops >= 0
+			mu.Unlock()
+			if drop {
+				events(w)
+				return
+			}
+		}
+		s.ServeHTTP(w, r)
+	})
+	h := start(t, bridge.Options{URL: serve(t, front)})
+	h.handshake()
+	s.listen <- `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`
+	want(t, h.next(), `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`)
+}
+
+// A server that restarts forgets what its sessions were subscribed to.
+func TestSubscriptionsOutliveARestart(t *testing.T) {
+	s := &remote{}
+	h := start(t, bridge.Options{URL: serve(t, legacyOnly(s))})
+	want(t, h.call(modernCall(1, "subscriptions/listen", `"notifications":{"resourceSubscriptions":["x:a"]}`)),
+		`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":1},"notifications":{"resourceSubscriptions":["x:a"]}}}`)
+	s.restart()
+	want(t, h.call(modernCall(2, "x/y", "")), `{"jsonrpc":"2.0","id":2,"result":{"resultType":"complete"}}`)
+	for deadline := time.Now().Add(40 * time.Second); len(s.bodies("resources/subscribe")) < 2; {
+		if time.Now().After(deadline) {
+			t.Fatal("the new session is not subscribed")
+		}
+		time.Sleep(time.Millisecond) // until the server has it
+	}
+}
+
+// What the bridge asks a server on its own account does not hold up the host for
+// ever.
+func TestAServerThatDoesNotSetItsLogLevel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &remote{}
+		s.handle = func(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message) {
+			if m.Method == "logging/setLevel" {
+				<-r.Context().Done()
+				return
+			}
+			answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
+		}
+		o, _ := inMemory(t, legacyOnly(s))
+		h := start(t, o)
+		began := time.Now()
+		want(t, h.call(request(1, "x/y", `{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/logLevel":"debug"}}`)),
+			`{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete"}}`)
+		if waited := time.Since(began); waited < time.Minute || waited > 2*time.Minute {
+			t.Errorf("the host waited for %v", waited)
+		}
+		if err := h.end(); err != nil {
+			t.Error(err)
 		}
 	})
 }

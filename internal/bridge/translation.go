@@ -15,8 +15,8 @@ import (
 // other, in its order; calls to the server go on beside that.
 type translation struct {
 	b     *bridge
-	dial  func(deliver func(*jsonrpc.Message) error) remote // makes a leg
-	life  context.Context                                   //nolint:containedctx // its own, ended by Close
+	dial  func(deliver func(*jsonrpc.Message) error, renewed func()) remote // makes a leg
+	life  context.Context                                                   //nolint:containedctx // its own, ended by Close
 	end   context.CancelCauseFunc
 	wake  chan struct{} // has one element when the machine's next time may have changed
 	wg    sync.WaitGroup
@@ -38,7 +38,7 @@ type hostCall struct {
 }
 
 // newTranslation runs m. dial makes a connection with the server.
-func newTranslation(b *bridge, m era.Machine, dial func(func(*jsonrpc.Message) error) remote) *translation {
+func newTranslation(b *bridge, m era.Machine, dial func(func(*jsonrpc.Message) error, func()) remote) *translation {
 	t := &translation{
 		b: b, dial: dial, m: m, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 		host: map[string]*hostCall{}, calls: map[int]context.CancelFunc{}, legs: map[int]remote{},
@@ -169,7 +169,9 @@ func (t *translation) send(s era.Step) {
 	leg := t.legs[s.Leg]
 	if leg == nil {
 		number := s.Leg
-		leg = t.dial(func(m *jsonrpc.Message) error { return t.arrived(t.life, number, 0, m) })
+		leg = t.dial(func(m *jsonrpc.Message) error { return t.arrived(t.life, number, 0, m) }, func() {
+			_ = t.act(t.life, func(now time.Time) []era.Step { return t.m.Renewed(now, number) }) // at its end nobody cares
+		})
 		t.legs[s.Leg] = leg
 	}
 	call := transport.Call{Message: s.Message}
@@ -189,7 +191,7 @@ func (t *translation) send(s era.Step) {
 		})
 		return
 	}
-	ctx, cancel := context.WithCancel(t.life)
+	ctx, cancel := t.callContext(s.Message.Method)
 	t.calls[s.Call] = cancel
 	call.Deliver = func(m *jsonrpc.Message) error { return t.arrived(ctx, s.Leg, s.Call, m) }
 	if s.Message.Method == methodInitialize || s.Message.Method == methodDiscover {
@@ -204,11 +206,25 @@ func (t *translation) send(s era.Step) {
 	t.wg.Go(func() {
 		defer cancel()
 		err := leg.Do(ctx, call)
-		_ = t.act(ctx, func(now time.Time) []era.Step { // stopped: nobody cares
+		_ = t.act(t.life, func(now time.Time) []era.Step { // at its end nobody cares
+			if t.calls[s.Call] == nil { // stopped
+				return nil
+			}
 			delete(t.calls, s.Call)
 			return t.m.Ended(now, s.Call, err)
 		})
 	})
+}
+
+// callContext bounds what no request of the host bounds.
+func (t *translation) callContext(method string) (context.Context, context.CancelFunc) {
+	switch method {
+	case methodInitialize, methodDiscover: // a person may have to sign in first
+		return context.WithTimeoutCause(t.life, t.b.o.RequestTimeout, errTimeout)
+	case "logging/setLevel", "resources/subscribe", "resources/unsubscribe":
+		return context.WithTimeoutCause(t.life, noteTimeout, errTimeout)
+	}
+	return context.WithCancel(t.life)
 }
 
 // arrived takes a message of the server. Of a large one only a plain result can

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +18,7 @@ const maxAccessToken = 16 << 10 // bytes of a JWT
 
 // clientIDForm is what a client of Clerk's is called: an id of Clerk's making,
 // or the address of the document that describes the client.
-var clientIDForm = regexp.MustCompile(`^[\x21-\x7e]{1,1000}$`)
+var clientIDForm = form{chars: printable, least: 1, most: 1000}
 
 // AccessTokenRules say which of Clerk's access tokens count as ones for this
 // server. Every application of a Clerk instance gets its tokens from the same

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -31,9 +30,9 @@ const (
 )
 
 var (
-	tokenForm   = regexp.MustCompile(`^(?:oat|ak|mt)_[A-Za-z0-9_-]{8,256}$`)
-	orgForm     = regexp.MustCompile(`^org_[A-Za-z0-9_-]{1,120}$`)
-	machineForm = regexp.MustCompile(`^mch_[A-Za-z0-9_-]{1,120}$`)
+	tokenForm   = form{prefixes: []string{"oat_", "ak_", "mt_"}, chars: idChars, least: 8, most: 256}
+	orgForm     = form{prefixes: []string{"org_"}, chars: idChars, least: 1, most: 120}
+	machineForm = form{prefixes: []string{"mch_"}, chars: idChars, least: 1, most: 120}
 )
 
 // IsUser reports whether a subject is a person.

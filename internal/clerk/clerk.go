@@ -20,7 +20,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -226,22 +225,22 @@ func secureURL(u *url.URL) bool {
 }
 
 var (
-	publishableKey = regexp.MustCompile(`^pk_(?:test|live)_([A-Za-z0-9+/_-]+)={0,2}$`)
-	hostName       = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)+$`)
+	publishableKey = lazily(`^pk_(?:test|live)_([A-Za-z0-9+/_-]+)={0,2}$`)
+	hostName       = lazily(`^[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)+$`)
 )
 
 // FrontendAPIFromPublishableKey derives the URL of the Frontend API from a
 // publishable key, "pk_test_" or "pk_live_" and the base64 of the host and "$".
 // A publishable key is no secret.
 func FrontendAPIFromPublishableKey(pk string) (string, error) {
-	m := publishableKey.FindStringSubmatch(strings.TrimSpace(pk))
+	m := publishableKey().FindStringSubmatch(strings.TrimSpace(pk))
 	if m == nil {
 		return "", errors.New("a publishable key starts with pk_test_ or pk_live_ and is copied whole")
 	}
 	text := strings.NewReplacer("-", "+", "_", "/").Replace(m[1])
 	b, err := base64.RawStdEncoding.DecodeString(text)
 	host, ok := strings.CutSuffix(string(b), "$")
-	if err != nil || !ok || len(host) > 253 || !hostName.MatchString(host) {
+	if err != nil || !ok || len(host) > 253 || !hostName().MatchString(host) {
 		return "", errors.New("the publishable key names no Frontend API: copy it again from Clerk's dashboard")
 	}
 	return "https://" + host, nil

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
 
@@ -28,8 +27,8 @@ const (
 var scopes = []string{oidc.ScopeOpenID, "profile", "email", "public_metadata"}
 
 var (
-	pkceVerifier = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`) // RFC 7636 section 4.1
-	subjectForm  = regexp.MustCompile(`^user_[A-Za-z0-9_-]{1,120}$`)
+	pkceVerifier = form{chars: idChars + ".~", least: 43, most: 128} // RFC 7636 section 4.1
+	subjectForm  = form{prefixes: []string{"user_"}, chars: idChars, least: 1, most: 120}
 )
 
 var errNoSignIn = errors.New("nobody signs in here: there is no client id")
@@ -124,7 +123,7 @@ func (c *Clerk) exchange(ctx context.Context, doc *endpoints, code, verifier str
 	return raw, nil
 }
 
-var oauthErrorCode = regexp.MustCompile(`^[a-z_]{1,40}$`)
+var oauthErrorCode = form{chars: lower + "_", least: 1, most: 40}
 
 // verifyIDToken checks an id_token (OpenID Connect Core section 3.1.3.7, RFC
 // 8725) and returns the user it speaks of.

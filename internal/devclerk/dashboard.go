@@ -6,12 +6,15 @@ import (
 	"errors"
 	"html/template"
 	"net/http"
+	"sync"
 )
 
 //go:embed users.html
 var usersHTML string
 
-var usersTemplate = template.Must(template.New("users").Parse(usersHTML))
+var usersTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("users").Parse(usersHTML))
+})
 
 // userAction is what a developer can do to a user on the page of all users,
 // which stands in for Clerk's dashboard: it is no part of Clerk's APIs.
@@ -86,7 +89,7 @@ func (s *Server) showUsers(w http.ResponseWriter, status int, problem string) {
 		view.Users = append(view.Users, u)
 	}
 	var b bytes.Buffer
-	if err := usersTemplate.Execute(&b, view); err != nil {
+	if err := usersTemplate().Execute(&b, view); err != nil {
 		http.Error(w, "the page can't be made", http.StatusInternalServerError)
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"net/http"
 	"strings"
+	"sync"
 )
 
 //go:embed page.html
@@ -16,7 +17,9 @@ var pageHTML string
 //go:embed page.css
 var pageCSS string
 
-var pageTemplate = template.Must(template.New("page").Parse(pageHTML))
+var pageTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page").Parse(pageHTML))
+})
 
 // pagePolicy allows nothing but the page's own style sheet. There is no
 // form-action: Chromium applies it to every redirect that follows a submit,
@@ -74,7 +77,7 @@ func showPage(w http.ResponseWriter, status int, req *authRequest, p page) {
 	p.Style = template.CSS(pageCSS) //nolint:gosec // our own file
 	p.Cancel = req.errorURL(&oauthError{code: "access_denied", description: descDenied})
 	var b bytes.Buffer
-	if err := pageTemplate.Execute(&b, p); err != nil {
+	if err := pageTemplate().Execute(&b, p); err != nil {
 		http.Error(w, "the page can't be made", http.StatusInternalServerError)
 		return
 	}

@@ -5,13 +5,16 @@ import (
 	_ "embed"
 	"html/template"
 	"net/http"
+	"sync"
 	"time"
 )
 
 //go:embed switches.html
 var switchesHTML string
 
-var switchesTemplate = template.Must(template.New("switches").Parse(switchesHTML))
+var switchesTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("switches").Parse(switchesHTML))
+})
 
 // A toggle is a state of the stand-in that can be switched while it runs, on a
 // page that nothing links to: it is for who tries out what a server does about
@@ -71,7 +74,7 @@ func (s *Server) serveSwitches(w http.ResponseWriter, _ *http.Request) {
 	}
 	s.mu.Unlock()
 	var b bytes.Buffer
-	if err := switchesTemplate.Execute(&b, page); err != nil {
+	if err := switchesTemplate().Execute(&b, page); err != nil {
 		http.Error(w, "the page can't be made", http.StatusInternalServerError)
 		return
 	}

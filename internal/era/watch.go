@@ -3,6 +3,7 @@ package era
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"slices"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
@@ -138,17 +139,22 @@ func (t *ToLegacy) acknowledge(l *subscription) {
 		`{"_meta":{"`+keySubscribed+`":`+string(l.r.m.ID)+`},"notifications":`+string(filter)+`}`)))
 }
 
+// watchAgain subscribes a new session to what the old one was subscribed to.
+func (t *ToLegacy) watchAgain(s *session) {
+	for _, uri := range slices.Sorted(maps.Keys(s.watched)) {
+		if w := s.watched[uri]; !w.asked {
+			w.asked = true
+			t.ask(s, &errand{method: methodSubscribe, uri: uri}, json.RawMessage(`{"uri":`+string(quote(uri))+`}`))
+		}
+	}
+}
+
 // unsubscribe ends l.
 func (t *ToLegacy) unsubscribe(l *subscription) {
 	s := l.r.s
 	mine := func(o *subscription) bool { return o == l }
 	s.listens = slices.DeleteFunc(s.listens, mine)
-	uris := make([]string, 0, len(s.watched))
-	for uri := range s.watched {
-		uris = append(uris, uri)
-	}
-	slices.Sort(uris)
-	for _, uri := range uris {
+	for _, uri := range slices.Sorted(maps.Keys(s.watched)) {
 		w := s.watched[uri]
 		if w.by = slices.DeleteFunc(w.by, mine); len(w.by) > 0 {
 			continue

@@ -85,7 +85,7 @@ func Parse(raw []byte, lim Limits) (*Message, error) {
 	m := &Message{Raw: raw}
 	var version json.RawMessage
 	var methodToken json.RawMessage
-	var keys [16][]byte
+	var keys [8][]byte
 	s := scanner{b: raw, max: lim.depth(), strict: lim.Strict, keys: keys[:0]}
 	var err error
 	if len(raw) > 0 && raw[0] == '{' {

@@ -248,3 +248,43 @@ func TestListenerThatDoesNotReadLosesItsStreamNotTheServer(t *testing.T) {
 		}
 	})
 }
+
+// A handler that goes on after the end of its call is left to itself a second
+// later, and answered for; one that is said to be quick is waited for.
+func TestAHandlerThatIgnoresItsEndIsLeftBehind(t *testing.T) {
+	deaf := with("deaf", func(_ context.Context, call *mcphttp.Call) ([]byte, error) {
+		defer call.Within(time.Minute, func(cause error) ([]byte, error) {
+			return jsonrpc.NewResult(call.Message.ID, map[string]string{"late": cause.Error()}), nil
+		})()
+		time.Sleep(time.Hour)
+		return jsonrpc.NewResult(call.Message.ID, nil), nil
+	})
+	for name, tt := range map[string]struct {
+		quick func(string) bool
+		want  string
+		after time.Duration
+	}{
+		"left behind": {nil, `{"jsonrpc":"2.0","id":1,"result":{"late":"out of time"}}`, 61 * time.Second},
+		"waited for":  {func(tool string) bool { return tool == "deaf" }, `{"jsonrpc":"2.0","id":1,"result":{}}`, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := startBubble(t, deaf, func(o *mcphttp.Options) { o.Quick = tt.quick })
+				legacy := s.session("2025-11-25", "{}")
+				body, modern := modern("1", "tools/call", `"name":"deaf"`)
+				modern["Accept"] = "application/json" // or comments would come before it
+				began := time.Now()
+				if got := s.text(s.post(body, modern)); got != tt.want || time.Since(began) != tt.after {
+					t.Errorf("a modern call: %v %s", time.Since(began), got)
+				}
+				began = time.Now()
+				res := s.post(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"deaf"}}`, legacy)
+				text := s.text(res)
+				if !strings.Contains(text, tt.want) || time.Since(began) != tt.after {
+					t.Errorf("a legacy call: %v %s", time.Since(began), text)
+				}
+				time.Sleep(2 * time.Hour) // until those that were left behind have ended
+			})
+		})
+	}
+}

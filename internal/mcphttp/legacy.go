@@ -14,7 +14,7 @@ import (
 const maxBatch = 100
 
 // postLegacy serves one message of a revision with sessions.
-func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.Principal, m *jsonrpc.Message) {
+func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.Principal, m *jsonrpc.Message, quick bool) {
 	if m.Method == "initialize" {
 		s.initialize(w, r, p, m)
 		return
@@ -28,14 +28,16 @@ func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.
 			return
 		}
 		st := newStream(s, w, true, true)
-		st.resumable(s, ownerOf(session, p), session, nil)
 		x := s.legacyExchange(r, p, session, st, m)
 		x.call.LogLevel = record.LogLevel
-		if x.quick {
+		if quick {
+			x.quick = true
 			x.send(s.runHere(x))
 			x.stop(nil)
 			return
 		}
+		st.resumable(s, ownerOf(session, p), session, nil)
+		st.away, st.back = x.away, x.back
 		over := make(chan struct{})
 		st.over = over
 		st.keepAwake()
@@ -71,11 +73,10 @@ func (s *Server) acceptsLegacy(w http.ResponseWriter, r *http.Request, id []byte
 // or when the client has been away for long. It must be stopped when the
 // response is out.
 func (s *Server) legacyExchange(r *http.Request, p *identity.Principal, session *Session, st *stream, m *jsonrpc.Message) *exchange {
-	x := &exchange{stream: st, server: s, quick: s.quick(m)}
+	x := &exchange{stream: st, server: s}
 	x.ctx, x.stop = context.WithCancelCause(context.WithoutCancel(r.Context()))
 	x.call = Call{Message: m, Version: session.Version, Session: session, request: r, out: x}
 	x.key = callKey{ownerOf(session, p), jsonrpc.IDKey(m.ID)}
-	st.away, st.back = x.away, x.back
 	return x
 }
 
@@ -233,6 +234,7 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 		case m.IsRequest():
 			x := s.legacyExchange(r, p, session, st, m)
 			x.call.LogLevel = record.LogLevel
+			st.away, st.back = x.away, x.back
 			if _, response := s.run(x); response != nil {
 				responses = append(responses, response)
 			}

@@ -10,7 +10,7 @@ import (
 )
 
 // postModern serves one message of the stateless era.
-func (s *Server) postModern(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message, meta *meta) {
+func (s *Server) postModern(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message, meta *meta, quick bool) {
 	if m.IsResponse() {
 		// 2026-07-28, basic/transports/streamable-http, Sending Messages, 4.
 		refuse(w, http.StatusBadRequest, nil, jsonrpc.CodeInvalidRequest, "clients do not send responses in revision "+modernVersion)
@@ -51,7 +51,7 @@ func (s *Server) postModern(w http.ResponseWriter, r *http.Request, m *jsonrpc.M
 		json = true // there is no other way to answer at all
 	}
 	// A closed stream is the cancellation of its request (Cancellation).
-	x := &exchange{call: call, stream: newStream(s, w, json, events), server: s, quick: s.quick(m)}
+	x := &exchange{call: call, stream: newStream(s, w, json, events), server: s, quick: quick}
 	x.ctx, x.stop = context.WithCancelCause(r.Context())
 	defer x.stop(nil)
 	x.call.out = x

@@ -50,10 +50,14 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool)
 		}
 		return nil, false
 	}
-	// The deadline of limitBody, left behind, would later look like a client
-	// that went.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	return body, true
+}
+
+// bodyRead takes the deadline of limitBody back. Left behind, it would look like
+// a client that went, to whoever still works when it comes; net/http takes it
+// back itself after the request.
+func bodyRead(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 }
 
 // limitBody gives the client ReadTimeout to send its body, whether it will be
@@ -96,6 +100,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, p *identity.Princi
 		return
 	}
 	if jsonrpc.IsBatch(body) {
+		bodyRead(w)
 		s.batch(w, r, p, body)
 		return
 	}
@@ -104,12 +109,16 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, p *identity.Princi
 		refuseMessage(w, err)
 		return
 	}
+	quick := s.quick(m)
+	if !quick {
+		bodyRead(w)
+	}
 	meta := readMeta(m.Params)
 	if isModern(r.Header, m, &meta) {
-		s.postModern(w, r, m, &meta)
+		s.postModern(w, r, m, &meta, quick)
 		return
 	}
-	s.postLegacy(w, r, p, m)
+	s.postLegacy(w, r, p, m, quick)
 }
 
 func refuseMessage(w http.ResponseWriter, err error) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +186,8 @@ func TestPanicAnswersThatCallAndTheProcessLives(t *testing.T) {
 		switch name, _ := jsonrpc.LookupString(call.Message.Params, "name"); name {
 		case "value":
 			panic("canary-secret")
+		case "goexit":
+			runtime.Goexit()
 		case "runtime":
 			_ = []int{}[len(name)]
 		}
@@ -196,7 +199,7 @@ func TestPanicAnswersThatCallAndTheProcessLives(t *testing.T) {
 		o.Listen = func(context.Context, *mcphttp.Call, mcphttp.Filter) (mcphttp.Filter, error) { panic("canary-secret") }
 	})
 	legacy := s.session("2025-11-25", "{}")
-	for _, name := range []string{"value", "runtime"} {
+	for _, name := range []string{"value", "runtime", "goexit"} {
 		body, h := modern(`"x"`, "tools/call", `"name":"`+name+`"`)
 		for _, res := range []*http.Response{s.post(body, h), s.post(`{"jsonrpc":"2.0","id":"x","method":"tools/call","params":{"name":"`+name+`"}}`, legacy)} {
 			if got := s.text(res); got != `{"jsonrpc":"2.0","id":"x","error":{"code":-32603,"message":"internal error"}}` {
@@ -374,6 +377,20 @@ func TestBodies(t *testing.T) {
 			}
 			defer conn.Close()
 			_, _ = fmt.Fprintf(conn, "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{", auth)
+			answer, err := io.ReadAll(conn) // until the server closes
+			if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+status)) {
+				t.Errorf("%v %s", err, answer)
+			}
+		})
+	}
+	for rest, status := range map[string]string{"2\r\n{}\r\n": "408", "2\r\n{}\r\n0\r\nX-Trailer: and\r\n": "400"} {
+		t.Run("chunks or trailers do not end, "+status, func(t *testing.T) {
+			conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(s.url, "http://"), "/mcp"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			_, _ = fmt.Fprintf(conn, "POST /mcp HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer alice\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n%s", rest)
 			answer, err := io.ReadAll(conn) // until the server closes
 			if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 "+status)) {
 				t.Errorf("%v %s", err, answer)

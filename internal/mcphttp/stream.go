@@ -368,7 +368,9 @@ func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	h["Content-Type"] = valueJSON
 	h["Cache-Control"] = valueNoStore
 	h["X-Content-Type-Options"] = valueNosniff
-	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	if len(body) > 1<<10 { // of a short one net/http says it
+		h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // the client may be gone; net/http then closes the connection
 }

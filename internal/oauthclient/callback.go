@@ -284,32 +284,11 @@ func (cb *callback) handle(w http.ResponseWriter, r *http.Request) {
 }
 
 // paste takes the answer that a person brings from a browser on another
-// machine: the address that it ended at, or the code alone where the
-// authorization server never names itself beside it.
+// machine.
 func (cb *callback) paste(line string) error {
-	line = strings.Trim(strings.TrimSpace(line), `"'<>`)
-	if line == "" {
-		return nil
-	}
-	if len(line) > 16<<10 {
-		return errors.New("that is too long to be the address of a sign-in's end")
-	}
-	if !strings.Contains(line, "://") && !strings.ContainsAny(line, "?&=") {
-		if !sendable(line) {
-			return errors.New("that is neither an address nor a code")
-		}
-		if cb.expect.issSupported {
-			// The issuer beside the code tells whose it is (RFC 9207).
-			return errors.New("paste the whole address that the browser ended at: the code alone does not say who issued it")
-		}
-		cb.claim.Do(func() { cb.answers <- callbackAnswer{code: line} })
-		return nil
-	}
-	_, raw, _ := strings.Cut(line, "?")
-	raw, _, _ = strings.Cut(raw, "#")
-	query, err := url.ParseQuery(raw)
-	if err != nil || len(query["state"]) != 1 || !cb.expect.isState(query.Get("state")) {
-		return errors.New("that is not the address that the sign-in under way ends at")
+	query, err := cb.expect.pasted(line)
+	if err != nil || query == nil {
+		return err
 	}
 	answer, ok := cb.expect.read(query)
 	if !ok {
@@ -317,6 +296,33 @@ func (cb *callback) paste(line string) error {
 	}
 	cb.claim.Do(func() { cb.answers <- answer })
 	return nil
+}
+
+// pasted reads the address that a browser ended at, or the code alone where the
+// authorization server never names itself beside it, into the parameters of the
+// answer. It returns nil for an empty line.
+func (e *expectation) pasted(line string) (url.Values, error) {
+	line = strings.Trim(strings.TrimSpace(line), `"'<>`)
+	switch {
+	case line == "":
+		return nil, nil
+	case len(line) > 16<<10:
+		return nil, errors.New("that is too long to be the address of a sign-in's end")
+	case strings.Contains(line, "://") || strings.ContainsAny(line, "?&="):
+		_, raw, _ := strings.Cut(line, "?")
+		raw, _, _ = strings.Cut(raw, "#")
+		query, err := url.ParseQuery(raw)
+		if err != nil || len(query["state"]) != 1 || !e.isState(query.Get("state")) {
+			return nil, errors.New("that is not the address that the sign-in under way ends at")
+		}
+		return query, nil
+	case !sendable(line):
+		return nil, errors.New("that is neither an address nor a code")
+	case e.issSupported:
+		// The issuer beside the code tells whose it is (RFC 9207).
+		return nil, errors.New("paste the whole address that the browser ended at: the code alone does not say who issued it")
+	}
+	return url.Values{"code": {line}, "state": {e.state}}, nil
 }
 
 func (e *expectation) isState(state string) bool {

@@ -80,8 +80,10 @@ type Options struct {
 	Store   TokenStore
 	Pending TokenStore
 
-	// StaticToken is a ready bearer token; nothing else is done then.
+	// StaticToken is a ready bearer token; nothing else is done then. When the
+	// server refuses it, ReadToken, if set, is asked for the one of now.
 	StaticToken secret.String
+	ReadToken   func() (secret.String, error)
 
 	// OpenURL opens the user's browser. Nil says that no window may be opened:
 	// Authorize then answers with *NotSignedInError where it would need one.
@@ -189,7 +191,8 @@ type Client struct {
 	work   sync.WaitGroup // flights
 
 	mu      sync.Mutex
-	cred    *credential // as last seen in the store; nil: none known
+	static  secret.String // the ready token of now
+	cred    *credential   // as last seen in the store; nil: none known
 	flights map[string]*flight
 	stepUps map[string]int // sign-ins for a set of scopes
 	backOff time.Time      // no refresh before its time until then
@@ -237,6 +240,7 @@ func New(o Options) (*Client, error) {
 		server:  server,
 		http:    newFetcher(o, server),
 		log:     o.Logger,
+		static:  o.StaticToken,
 		flights: map[string]*flight{},
 		stepUps: map[string]int{},
 	}
@@ -270,7 +274,9 @@ func (c *Client) Close() error {
 // out without one and its refusal says what to do.
 func (c *Client) Token(ctx context.Context) (string, error) {
 	if c.opts.StaticToken != "" {
-		return c.opts.StaticToken.Reveal(), nil
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.static.Reveal(), nil
 	}
 	cred, err := c.known(ctx)
 	if err != nil || cred == nil || cred.AccessToken == "" {
@@ -313,7 +319,7 @@ func (c *Client) Token(ctx context.Context) (string, error) {
 func (c *Client) Authorize(ctx context.Context, refused string, status int, header http.Header) error {
 	challenge := bearerChallenge(header)
 	if c.opts.StaticToken != "" {
-		return c.notSignedIn("the server refuses the given token", nil)
+		return c.readToken(secret.String(refused))
 	}
 	if status == http.StatusForbidden {
 		if challenge.Error != "insufficient_scope" && (challenge.Error != "" || challenge.Scope == "") {
@@ -334,6 +340,25 @@ func (c *Client) Authorize(ctx context.Context, refused string, status int, head
 	return c.join(ctx, signInFlight, func(ctx context.Context) error {
 		return c.signIn(ctx, signInRequest{refused: secret.String(refused), challenge: &challenge})
 	})
+}
+
+// readToken reads the ready token anew: whoever gives it out may have replaced
+// it.
+func (c *Client) readToken(refused secret.String) error {
+	if c.opts.ReadToken == nil {
+		return c.notSignedIn("the server refuses the given token", nil)
+	}
+	token, err := c.opts.ReadToken()
+	if err != nil {
+		return c.notSignedIn("the server refuses the given token", err)
+	}
+	if token == "" || token == refused {
+		return c.notSignedIn("the server refuses the given token", nil)
+	}
+	c.mu.Lock()
+	c.static = token
+	c.mu.Unlock()
+	return nil
 }
 
 // stepUp signs in for more scopes (revision 2026-07-28, Step-Up Authorization

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/oauthclient"
+	"github.com/mcp-clerk/mcp-clerk/internal/secret"
 )
 
 // The whole way of revision 2026-07-28 for a server with metadata.
@@ -216,6 +217,38 @@ func TestStaticTokenIsUsedAsItIs(t *testing.T) {
 	}
 	if c.SignIn(t.Context()) == nil || c.SignOut(t.Context()) == nil {
 		t.Error("signing in or out with a given token")
+	}
+}
+
+// A file of a ready token is written anew by whoever gives it out; it is read
+// again when its token is refused, and no more.
+func TestAReplacedTokenIsReadAgain(t *testing.T) {
+	s := newSite(t)
+	s.grant("first")
+	current, reads := secret.String("first"), 0
+	c := newClient(t, oauthclient.Options{
+		ServerURL: s.URL + "/mcp", StaticToken: "first",
+		ReadToken: func() (secret.String, error) { reads++; return current, nil },
+	})
+	use := func(want int) error {
+		t.Helper()
+		status, err := request(t.Context(), c, s.URL+"/mcp")
+		if status != want {
+			t.Errorf("status %d, want %d", status, want)
+		}
+		return err
+	}
+	if err := use(200); err != nil || reads != 0 {
+		t.Errorf("%v, %d reads", err, reads)
+	}
+	s.revokeAll()
+	s.grant("second")
+	if err := use(401); err == nil || reads != 1 {
+		t.Errorf("not replaced: %v, %d reads", err, reads)
+	}
+	current = "second"
+	if err := use(200); err != nil || reads != 2 {
+		t.Errorf("replaced: %v, %d reads", err, reads)
 	}
 }
 

@@ -417,6 +417,60 @@ func TestPastedAnswer(t *testing.T) {
 	}
 }
 
+// The process that listens may be another one, which nobody can type at: a
+// host's. What is pasted into "login" reaches it.
+func TestPastedAnswerReachesTheProcessThatListens(t *testing.T) {
+	s := newSite(t)
+	o := options(t, s.URL+"/mcp", t.TempDir())
+	opened := make(chan string, 1)
+	o.OpenURL = func(target string) error { opened <- target; return nil }
+	host := newClient(t, o)
+	done := make(chan error, 2)
+	go func() {
+		done <- host.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{})
+	}()
+	u, err := url.Parse(<-opened)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &waiting{site: s, auth: u.Query()}
+
+	lines, shown, notices := make(chan string), make(chan string, 1), make(chan string, 1)
+	o.OpenURL, o.Pasted = closed(t), lines
+	o.Prompt, o.Notice = func(u, _ string) { shown <- u }, func(text string) { notices <- text }
+	login := newClient(t, o)
+	go func() { done <- login.SignIn(context.WithoutCancel(t.Context())) }()
+	if got := <-shown; got != u.String() {
+		t.Errorf("shown %q, want that of the process that listens", got)
+	}
+	say := func(line string) {
+		t.Helper()
+		select {
+		case lines <- line:
+		case <-time.After(10 * time.Second):
+			t.Fatal("nobody reads what is pasted")
+		}
+	}
+	say("?state=guessed&code=x")
+	select {
+	case text := <-notices:
+		if !strings.Contains(text, "not the address") {
+			t.Errorf("said %q", text)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a wrong address was taken")
+	}
+	say(w.auth.Get("redirect_uri") + "?" + url.Values{"code": {w.code()}, "state": w.auth["state"], "iss": {s.URL}}.Encode())
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := s.count("POST /token"); n != 1 {
+		t.Errorf("%d token requests", n)
+	}
+}
+
 // The answer of another issuer is refused however it comes (RFC 9207).
 func TestPastedAnswerOfAnotherIssuer(t *testing.T) {
 	s := newSite(t)
@@ -447,12 +501,15 @@ func TestCallbackAddress(t *testing.T) {
 		"localhost":       {callback: oauthclient.Callback{Host: "localhost"}, redirect: "http://localhost:PORT/oauth/callback"},
 		"IPv6":            {callback: oauthclient.Callback{Host: "::1"}, redirect: "http://[::1]:PORT/oauth/callback"},
 		"a path":          {callback: oauthclient.Callback{Path: "/cb"}, redirect: "http://127.0.0.1:PORT/cb"},
-		"in a container":  {callback: oauthclient.Callback{Bind: "0.0.0.0", Port: port}, redirect: "http://127.0.0.1:PORT/oauth/callback", off: true},
+		"at an address":   {callback: oauthclient.Callback{Bind: "::1", Port: port}, redirect: "http://127.0.0.1:PORT/oauth/callback", reach: "[::1]:" + fmt.Sprint(port)},
 		"forwarded":       {callback: oauthclient.Callback{URL: "http://localhost:1/forwarded", Port: port}, redirect: "http://localhost:1/forwarded", reach: "127.0.0.1:" + fmt.Sprint(port)},
 		"behind a proxy":  {callback: oauthclient.Callback{URL: "https://dev.example.com/cb", Port: port}, redirect: "https://dev.example.com/cb", reach: "127.0.0.1:" + fmt.Sprint(port), off: true},
 		"under some name": {callback: oauthclient.Callback{Host: "box.example", Port: port}, redirect: "http://box.example:PORT/oauth/callback", reach: "127.0.0.1:" + fmt.Sprint(port), off: true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if tc.callback.Host == "::1" || tc.callback.Bind == "::1" {
+				needsIPv6(t)
+			}
 			if tc.callback.OffLoopback() != tc.off {
 				t.Errorf("off loopback: %v", !tc.off)
 			}
@@ -489,6 +546,19 @@ func TestCallbackAddress(t *testing.T) {
 	}
 }
 
+func needsIPv6(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err == nil {
+		l.Close()
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("no IPv6 on loopback: %v", err)
+	}
+	t.Skipf("no IPv6 on loopback: %v", err)
+}
+
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -497,6 +567,18 @@ func freePort(t *testing.T) int {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port
+}
+
+// What an answer may pass on its way is known before anything listens there.
+func TestCallbackOffLoopback(t *testing.T) {
+	for callback, want := range map[oauthclient.Callback]bool{
+		{}: false, {Bind: "127.0.0.1"}: false, {Bind: "::1"}: false, {Host: "localhost"}: false, {URL: "http://localhost:1/cb"}: false,
+		{Bind: "0.0.0.0"}: true, {Bind: "::"}: true, {Bind: "192.0.2.1"}: true, {Host: "box.example"}: true, {URL: "https://box.example:1/cb"}: true,
+	} {
+		if callback.OffLoopback() != want {
+			t.Errorf("%+v: %v", callback, !want)
+		}
+	}
 }
 
 func TestCallbackOptionsAreChecked(t *testing.T) {

@@ -7,10 +7,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/secret"
@@ -93,9 +96,63 @@ func (c *Client) lockPending(ctx context.Context) (unlock func(), waited bool, e
 	if p := c.loadPending(ctx); p.underWay(c.opts.Now()) {
 		c.log.Info("waiting for a sign-in that another process has under way", "server", c.display())
 		c.prompt(p.AuthURL, p.UserCode)
+		if c.opts.Pasted != nil && p.State != "" {
+			waiting, stop := context.WithCancel(ctx)
+			var bringing sync.WaitGroup
+			bringing.Go(func() { c.bringPasted(waiting, p) })
+			defer bringing.Wait()
+			defer stop()
+		}
 	}
 	unlock, err = c.opts.Pending.Lock(ctx)
 	return unlock, true, err
+}
+
+// bringPasted takes what a person pastes here to the process that listens for
+// it, until ctx ends.
+func (c *Client) bringPasted(ctx context.Context, p *pendingSignIn) {
+	redirect, err := url.Parse(p.RedirectURI)
+	if err != nil {
+		return
+	}
+	host := "127.0.0.1"
+	if redirect.Hostname() == "::1" {
+		host = "::1"
+	}
+	target := url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(p.port())), Path: redirect.Path}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * requestTimeout}
+	expect := p.expectation()
+	for {
+		select {
+		case line, ok := <-c.opts.Pasted:
+			if !ok {
+				return
+			}
+			query, err := expect.pasted(line)
+			if err != nil {
+				c.notice("%v", err)
+				continue
+			}
+			if query == nil {
+				continue
+			}
+			target.RawQuery = query.Encode()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+			if err != nil {
+				return
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				if ctx.Err() == nil {
+					c.notice("the process that waits for the sign-in does not answer")
+				}
+				continue
+			}
+			_ = resp.Body.Close() // the page is for browsers
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // satisfied reports whether another process or request has brought meanwhile

@@ -126,7 +126,7 @@ func (l *logFile) write(frame []byte) error {
 func (l *logFile) grow(n int64) error {
 	for l.size < n {
 		// Whole steps, so that a write cut short is tried again.
-		if _, err := l.WriteAt(zeros, l.size); err != nil {
+		if _, err := l.WriteAt(zeros[:], l.size); err != nil {
 			return err
 		}
 		l.size += logStep
@@ -134,7 +134,7 @@ func (l *logFile) grow(n int64) error {
 	return nil
 }
 
-var zeros = make([]byte, logStep)
+var zeros [logStep]byte
 
 // appendFrame encodes the changes of a commit, in any order: there is one a key.
 func appendFrame(b []byte, g generation, number uint64, changes map[string][]byte) []byte {

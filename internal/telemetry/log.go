@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 const redacted = "[redacted]"
@@ -99,15 +100,17 @@ func secretName(name string) bool {
 
 // shapes are the secrets that can be told by their looks. What comes before
 // the secret itself is kept as $1.
-var shapes = []*regexp.Regexp{
-	regexp.MustCompile(`(?i)\b(bearer\s+|basic\s+)[A-Za-z0-9._~+/=-]{6,}`),
-	// Clerk's secret keys, webhook secrets and OAuth tokens, and this server's
-	// own tokens and codes.
-	regexp.MustCompile(`\b()(?:sk_(?:test|live)_|whsec_|oat_|mcpc_(?:at|rt|code|cs)_)[A-Za-z0-9._~+/=-]{6,}`),
-	regexp.MustCompile(`\b()eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*`), // a JWT
-	regexp.MustCompile(`(?i)([?&;\s"'{[](?:code|state|nonce|code_verifier|[a-z_]*token|[a-z_]*secret|[a-z_]*password|assertion)["']?[=:]["'\[]*)[^&\s"'\]}]{4,}`),
-	regexp.MustCompile(`(://[^/\s:@]*:)[^/\s@]+(@)`), // the password in a URL
-}
+var shapes = sync.OnceValue(func() []*regexp.Regexp {
+	return []*regexp.Regexp{
+		regexp.MustCompile(`(?i)\b(bearer\s+|basic\s+)[A-Za-z0-9._~+/=-]{6,}`),
+		// Clerk's secret keys, webhook secrets and OAuth tokens, and this server's
+		// own tokens and codes.
+		regexp.MustCompile(`\b()(?:sk_(?:test|live)_|whsec_|oat_|mcpc_(?:at|rt|code|cs)_)[A-Za-z0-9._~+/=-]{6,}`),
+		regexp.MustCompile(`\b()eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*`), // a JWT
+		regexp.MustCompile(`(?i)([?&;\s"'{[](?:code|state|nonce|code_verifier|[a-z_]*token|[a-z_]*secret|[a-z_]*password|assertion)["']?[=:]["'\[]*)[^&\s"'\]}]{4,}`),
+		regexp.MustCompile(`(://[^/\s:@]*:)[^/\s@]+(@)`), // the password in a URL
+	}
+})
 
 // suspicious is a cheap test for whether Scrub could find anything.
 func suspicious(s string) bool {
@@ -117,7 +120,7 @@ func suspicious(s string) bool {
 
 // Scrub returns text with the secrets of known shapes cut out of it.
 func Scrub(text string) string {
-	for _, shape := range shapes {
+	for _, shape := range shapes() {
 		text = shape.ReplaceAllString(text, "${1}"+redacted+"${2}")
 	}
 	return text

@@ -87,7 +87,7 @@ func sumResult(text string) *mcp.CallToolResult {
 
 // small reads an integer that needs no exact arithmetic.
 func (a arguments) small(name string) (int64, bool) {
-	raw := a[name]
+	raw := a.get(name)
 	if len(raw) == 0 || len(raw) > 18 {
 		return 0, false
 	}
@@ -100,7 +100,7 @@ func (a arguments) number(name string) (*big.Rat, error) {
 	if !a.given(name) {
 		return nil, fmt.Errorf("argument %q is missing: it must be a number", name)
 	}
-	raw := bytes.TrimSpace(a[name])
+	raw := bytes.TrimSpace(a.get(name))
 	if len(raw) > maxNumberLength {
 		return nil, fmt.Errorf("argument %q is too long: at most %d characters", name, maxNumberLength)
 	}

@@ -147,7 +147,7 @@ func imageRequest(req mcp.CallToolRequest) (ImageRequest, error) {
 	if !args.given("prompt") {
 		return order, errors.New(`argument "prompt" is missing: say what the picture should show`)
 	}
-	if err := json.Unmarshal(args["prompt"], &order.Prompt); err != nil {
+	if err := json.Unmarshal(args.get("prompt"), &order.Prompt); err != nil {
 		return order, errors.New(`argument "prompt" must be a string`)
 	}
 	if strings.TrimSpace(order.Prompt) == "" {

@@ -3,7 +3,8 @@
 // definition (name, schemas, annotations) and its handler; who may call it is
 // decided by the room that registers it.
 //
-// It imports identity and secret, and of mcp-go only the message types.
+// It imports identity, secret and jsonrpc, with which it reads arguments, and of
+// mcp-go only the message types.
 //
 // Its one invariant: what a caller got wrong, or what could not be done, is a
 // tool result with isError set and a text that says what to change, never a
@@ -15,11 +16,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/mark3labs/mcp-go/mcp"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
 // Handler answers one tools/call. An error means the server failed; what the
@@ -33,7 +37,22 @@ func refuse(format string, args ...any) *mcp.CallToolResult {
 
 // arguments are a call's arguments, each as it was sent: numbers keep their
 // digits, and names are compared exactly (encoding/json would fold their case).
-type arguments map[string]json.RawMessage
+type arguments []argument
+
+type argument struct {
+	name  string
+	value json.RawMessage
+}
+
+// get returns an argument as it was sent, nil for one that was not.
+func (a arguments) get(name string) json.RawMessage {
+	for i := range a {
+		if a[i].name == name {
+			return a[i].value
+		}
+	}
+	return nil
+}
 
 // parseArguments reads the arguments of a call that takes no others than known.
 func parseArguments(req mcp.CallToolRequest, known ...string) (arguments, error) {
@@ -47,15 +66,19 @@ func parseArguments(req mcp.CallToolRequest, known ...string) (arguments, error)
 			return nil, fmt.Errorf("arguments are not JSON: %w", err)
 		}
 	}
-	args := arguments{}
-	if err := json.Unmarshal(raw, &args); err != nil {
-		return nil, fmt.Errorf("arguments must be a JSON object")
+	if string(raw) == "null" {
+		return nil, nil
 	}
+	args := make(arguments, 0, len(known))
 	var unknown []string
-	for name := range args {
+	if err := jsonrpc.Members(raw, func(name string, value json.RawMessage) bool {
+		args = append(args, argument{name, value})
 		if !slices.Contains(known, name) {
 			unknown = append(unknown, name)
 		}
+		return true
+	}); err != nil {
+		return nil, errors.New("arguments must be a JSON object")
 	}
 	switch {
 	case len(unknown) == 0:
@@ -68,7 +91,7 @@ func parseArguments(req mcp.CallToolRequest, known ...string) (arguments, error)
 
 // given reports whether the argument was sent; null counts as not sent.
 func (a arguments) given(name string) bool {
-	raw := bytes.TrimSpace(a[name])
+	raw := bytes.TrimSpace(a.get(name))
 	return len(raw) > 0 && string(raw) != "null"
 }
 

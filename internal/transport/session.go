@@ -32,6 +32,7 @@ type Session struct {
 	initialize  *jsonrpc.Message
 	initialized *jsonrpc.Message
 	listening   bool
+	renewed     func()
 	kick        context.CancelFunc // ends the present GET stream
 }
 
@@ -60,6 +61,11 @@ func (c *Client) NewSession(deliver func(*jsonrpc.Message) error) *Session {
 	s.flights.init()
 	return s
 }
+
+// OnRenewal has f called when another session has taken the place of one that
+// the server had forgotten: with it is gone what that one had been asked for. It
+// must be set before the first Do.
+func (s *Session) OnRenewal(f func()) { s.renewed = f }
 
 // Do sends one message in the session; results and errors are those of
 // Client.Do. initialize opens the session (anew, if there was one),
@@ -311,6 +317,9 @@ func (s *Session) renew(ctx context.Context, refused lease, authorizing func(boo
 			}
 		}
 		s.take(opened, initialize)
+		if s.renewed != nil {
+			s.renewed()
+		}
 		return nil
 	})
 }

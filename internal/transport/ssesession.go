@@ -23,6 +23,7 @@ import (
 type SSESession struct {
 	c       *Client
 	deliver func(*jsonrpc.Message) error
+	renewed func()
 	flights flights
 
 	mu          sync.Mutex
@@ -64,6 +65,9 @@ func (c *Client) NewSSESession(deliver func(*jsonrpc.Message) error) *SSESession
 	s.flights.init()
 	return s
 }
+
+// OnRenewal has f called when the session was opened anew, as Session's.
+func (s *SSESession) OnRenewal(f func()) { s.renewed = f }
 
 // Do sends one message; results and errors are those of Client.Do.
 func (s *SSESession) Do(ctx context.Context, call Call) error {
@@ -199,7 +203,11 @@ func (s *SSESession) connect(ctx context.Context, authorizing func(bool), replay
 		}
 		s.mu.Lock()
 		s.conn = conn
+		again := replay && s.initialize != nil && s.renewed != nil
 		s.mu.Unlock()
+		if again {
+			s.renewed()
+		}
 		return nil
 	})
 	if err != nil {

@@ -58,6 +58,10 @@ func (s *sseSide) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	out := s.streams[id]
 	s.mu.Unlock()
+	if out == nil {
+		http.NotFound(w, r)
+		return
+	}
 	if s.status != nil {
 		if status := s.status(m, id); status != 0 {
 			http.Error(w, "no", status)
@@ -140,7 +144,9 @@ func TestAnSSEEndpointElsewhereIsRefused(t *testing.T) {
 			side.first = func(int) string { return strings.ReplaceAll(first, "HOST", strings.TrimPrefix(s.URL, "http://")) }
 			c := newClient(t, s.URL+"/sse", func(o *transport.Options) { o.Authorizer = &authorizer{token: "secret"} })
 			sse := openSSE(t, c, nil)
-			err := sse.Do(context.Background(), transport.Call{Message: message(t, `{"jsonrpc":"2.0","id":0,"method":"initialize"}`)})
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			err := sse.Do(ctx, transport.Call{Message: message(t, `{"jsonrpc":"2.0","id":0,"method":"initialize"}`)})
 			if _, ok := errors.AsType[*transport.StatusError](err); !ok {
 				t.Errorf("got %v, want a refusal", err)
 			}

@@ -67,6 +67,7 @@ var promises = []promise{
 	{"MCP call in a session: bytes allocated", "./server", "BenchmarkCallCost/legacy/ours", "B/op", 12 << 10, false},
 	{"MCP session without a stream, bytes", "./server", "BenchmarkSession", "B/session", 1 << 10, false},
 	{"10,000 open MCP streams, MB resident", "./server", "BenchmarkOpenStreams", "MB", 450, false},
+	{"MCP calls while 10,000 slow clients hold on, 99th percentile, in that before", "./server", "BenchmarkSlowClients", "times-before", 2, false},
 	{"Redis: get, in round trips", "./internal/store/redis", "BenchmarkStore/Get/1", "roundtrips", 1.5, false},
 	{"Redis: update, in round trips", "./internal/store/redis", "BenchmarkStore/Update/1", "roundtrips", 1.5, false},
 	{"Redis: create, in round trips", "./internal/store/redis", "BenchmarkStore/Create/1", "roundtrips", 1.5, false},

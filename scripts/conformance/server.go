@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -180,6 +181,11 @@ func startProxy(ctx context.Context, target, token string, refuse func(http.Resp
 		FlushInterval: -1, // streams go through event by event
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(to)
+			// An answer that comes before the HTTP client has seen the end of the
+			// body would have net/http close that body, and with it the answer.
+			if body, err := io.ReadAll(r.In.Body); err == nil {
+				r.Out.Body = io.NopCloser(bytes.NewReader(body))
+			}
 			r.Out.Host = r.In.Host // the scenarios try false ones
 			r.Out.Header.Set("Authorization", "Bearer "+token)
 		},
