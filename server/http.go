@@ -184,9 +184,13 @@ var (
 // same for everyone, so it is made once.
 func (s *Server) frontPage() http.Handler {
 	var page bytes.Buffer
+	apps := s.opts.PublicURL + "/account"
+	if s.opts.byClerk() {
+		apps = "" // they are Clerk's to show
+	}
 	front := template.Must(template.New("front").Parse(frontHTML))
 	if err := front.Execute(&page, map[string]any{
-		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "Apps": s.opts.PublicURL + "/account", "About": s.opts.WebsiteURL,
+		"Title": s.opts.Title, "Name": shellName(s.opts.Name), "URL": s.URL(), "Apps": apps, "About": s.opts.WebsiteURL,
 		"CSS": template.CSS(frontCSS), //nolint:gosec // this package's own file
 	}); err != nil {
 		panic(fmt.Sprintf("server: front page: %v", err)) // strings only

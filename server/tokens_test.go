@@ -86,7 +86,7 @@ func TestClerkIsTheAuthorizationServer(t *testing.T) {
 	if status != 401 || challenge != `Bearer resource_metadata="`+r.url+`/.well-known/oauth-protected-resource/mcp", scope="profile email"` {
 		t.Errorf("%d %s", status, challenge)
 	}
-	for _, path := range []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/introspect", "/jwks.json", "/.well-known/openid-configuration"} {
+	for _, path := range []string{"/authorize", "/consent", "/callback", "/token", "/register", "/revoke", "/introspect", "/jwks.json", "/.well-known/openid-configuration", "/device", "/device_authorization", "/account", "/account/all"} {
 		if status, _ := r.get(path); status != http.StatusNotFound {
 			t.Errorf("%s: %d", path, status)
 		}
@@ -100,6 +100,16 @@ func TestClerkIsTheAuthorizationServer(t *testing.T) {
 		}
 	}
 
+	resp, err := http.Get(r.url + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	front, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil || resp.StatusCode != http.StatusOK || strings.Contains(string(front), "/account") {
+		t.Errorf("front page %d, %v: %s", resp.StatusCode, err, front)
+	}
+
 	// Clients of revision 2025-03-26 look at the root of this server.
 	if status, doc := r.get("/.well-known/oauth-authorization-server"); status != 200 || doc["issuer"] != r.clerk.Issuer() || doc["token_endpoint"] != r.clerk.Issuer()+"/oauth/token" {
 		t.Errorf("%d %v", status, doc)
@@ -109,7 +119,7 @@ func TestClerkIsTheAuthorizationServer(t *testing.T) {
 	if status, _ := r.get("/.well-known/oauth-authorization-server"); status != 200 {
 		t.Errorf("while Clerk is down: %d", status)
 	}
-	resp, err := http.Post(r.url+"/.well-known/oauth-authorization-server", "", nil)
+	resp, err = http.Post(r.url+"/.well-known/oauth-authorization-server", "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -538,7 +538,9 @@ func TestWhoMayNotUseTheServerConnectsNoDevice(t *testing.T) {
 		t.Error("the refused account is offered again")
 	}
 	expectPage(t, other.press("Approve").press("Continue as Ada"), 200, "Your device is connected")
-	e.tokens(e.poll(c, d))
+	if tk := e.tokens(e.poll(c, d)); !e.valid(tk.access) {
+		t.Error("the token does not work")
+	}
 }
 
 // A copy of the store has neither code, and nothing to try user codes on

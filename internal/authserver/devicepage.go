@@ -92,15 +92,16 @@ func (s *Server) enterCode(w http.ResponseWriter, r *http.Request) {
 	}
 	now := s.now()
 	parties := []party{newParty(s.peerAddr(r), "")}
-	known := s.readAccount(r)
+	known, subject := s.readAccount(r), ""
 	if known != nil {
-		parties = append(parties, userParty(s.peerAddr(r), known.Subject))
+		subject = known.Subject
+		parties = append(parties, userParty(s.peerAddr(r), subject))
 	}
 	var giveBack []func()
 	for _, who := range parties {
 		refund, retry, ok := s.limits.guess.take(who, now)
 		if !ok {
-			s.audit(r.Context(), Event{Name: "device.guessed", Reason: "too many codes that are none"})
+			s.audit(r.Context(), Event{Name: "device.guessed", Subject: subject, Reason: "too many codes that are none"})
 			setRetryAfter(w.Header(), retry)
 			again(http.StatusTooManyRequests, "Too many codes that are none were entered from your network. Wait a minute and try again.")
 			return

@@ -52,6 +52,10 @@ func TestStoreOutage(t *testing.T) {
 		code := c.code(client)
 		b := n.browser()
 		page := b.authorize(client)
+		device := testClient{id: authserver.ConnectClient}
+		d, waiting := n.device(device), n.device(device)
+		b.enter(d.UserCode).press("Approve").press("Continue as")
+		apps, entry := b.apps(), b.open(n.issuer+"/device")
 		if !n.valid(tk.access) || !n.valid(end.access) {
 			t.Fatal("refused")
 		}
@@ -68,6 +72,8 @@ func TestStoreOutage(t *testing.T) {
 			"refresh":          func() answer { return n.refresh(client, tk.refresh) },
 			"revocation":       func() answer { return n.post("/revoke", client.form("token", end.refresh)) },
 			"of access tokens": func() answer { return n.post("/revoke", client.form("token", end.access)) },
+			"device code":      func() answer { return n.askDevice(device) },
+			"device's poll":    func() answer { return n.poll(device, d) },
 			"registration":     func() answer { return n.registerRaw(`{"redirect_uris":["https://new.example/cb"]}`) },
 		} {
 			expectUnavailable(t, what, timed(t, what, f))
@@ -75,6 +81,9 @@ func TestStoreOutage(t *testing.T) {
 		for what, f := range map[string]func() *visit{
 			"authorize": func() *visit { return b.authorize(client) },
 			"consent":   func() *visit { return page.press("Approve") },
+			"device":    func() *visit { return entry.pressWith("Continue", "user_code", waiting.UserCode) },
+			"apps":      func() *visit { return b.open(n.issuer + "/account") },
+			"taking":    func() *visit { return apps.press("Take the access away") },
 		} {
 			v := timed(t, what, f)
 			if v.left || v.status != http.StatusServiceUnavailable || v.header.Get("Retry-After") == "" || !strings.Contains(v.body, "cannot go on right now") || strings.Contains(v.body, addr) {
@@ -115,6 +124,8 @@ func TestStoreOutage(t *testing.T) {
 			t.Errorf("%d %s", a.status, a.body)
 		}
 		c.refusedEverywhere(time.Now(), end.access)
+		c.validEverywhere(c.tokens(c.poll(device, d)).access)
+		expectPage(t, entry.pressWith("Continue", "user_code", waiting.UserCode), 200, "Approve")
 		if page.press("Approve").press("Continue as").answer(client).Get("code") == "" {
 			t.Error("the page was used up")
 		}

@@ -154,7 +154,7 @@ func (s *Server) checkUser(ctx context.Context, c *client, name grantName) error
 	if err == nil && refused == "" && u != nil && s.opts.Admit != nil {
 		// Who may use the server in another organisation only signs in again,
 		// and chooses that.
-		state, stateErr := s.grants.get(ctx, name, 0)
+		state, stateErr := s.loadGrantState(ctx, name) // past the cache, for which a grant that is about to be redeemed is none
 		if stateErr != nil {
 			return stateErr
 		}

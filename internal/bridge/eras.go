@@ -411,6 +411,12 @@ func (e *eras) doubts() bool {
 // heard notes what a response says of the server's era: a modern one has a
 // resultType in every result (2026-07-28, basic/index, "Result Responses").
 func (e *eras) heard(m *jsonrpc.Message) {
+	e.mu.Lock()
+	known := e.confirmed
+	e.mu.Unlock()
+	if known {
+		return
+	}
 	_, typed := jsonrpc.Lookup(m.Result, "resultType")
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -671,3 +671,159 @@ func TestAServerThatDoesNotSetItsLogLevel(t *testing.T) {
 		}
 	})
 }
+
+// Many calls at once, half of which ask the host first, some of which are
+// cancelled: one response each, and none to those.
+func TestManyTranslatedCallsAtOnce(t *testing.T) {
+	const n = 200
+	cancelled := func(i int) bool { return i%7 == 3 }
+	check := func(t *testing.T, h *host, answers map[int]int) {
+		t.Helper()
+		for i := range n {
+			switch got := answers[i]; {
+			case cancelled(i) && got > 1, !cancelled(i) && got != 1:
+				t.Errorf("request %d got %d responses", i, got)
+			}
+		}
+		if err := h.end(); err != nil {
+			t.Error(err)
+		}
+	}
+	number := func(raw json.RawMessage) int {
+		var i int
+		_ = json.Unmarshal(raw, &i) // 0 for what is no number
+		return i
+	}
+	left := 0
+	for i := range n {
+		if !cancelled(i) {
+			left++
+		}
+	}
+	t.Run("legacy host", func(t *testing.T) {
+		h := start(t, bridge.Options{URL: serve(t, &modernServer{})})
+		h.call(`{"jsonrpc":"2.0","id":"i","method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"elicitation":{}},"clientInfo":{"name":"h","version":"1"}}}`)
+		h.send(initialized)
+		go func() {
+			for i := range n {
+				_, _ = io.WriteString(h.in, request(i, "tools/call", fmt.Sprintf(`{"name":%q}`, []string{"ask", "echo"}[i%2]))+"\n")
+				if cancelled(i) {
+					_, _ = io.WriteString(h.in, fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, i)+"\n")
+				}
+			}
+		}()
+		answers := map[int]int{}
+		for done := 0; done < left; {
+			m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case m.IsRequest():
+				h.send(`{"jsonrpc":"2.0","id":` + string(m.ID) + `,"result":{"action":"accept"}}`)
+			case m.IsResponse():
+				i := number(m.ID)
+				if answers[i]++; !cancelled(i) {
+					done++
+				}
+				if m.Error != nil {
+					t.Errorf("request %d got %s", i, m.Error)
+				}
+			}
+		}
+		check(t, h, answers)
+	})
+	t.Run("modern host", func(t *testing.T) {
+		var mu sync.Mutex
+		waiting := map[string]chan struct{}{}
+		s := &remote{}
+		s.handle = func(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message) {
+			if name, _ := jsonrpc.LookupString(m.Params, "name"); name != "ask" {
+				answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
+				return
+			}
+			answered := make(chan struct{})
+			mu.Lock()
+			waiting[string(m.ID)] = answered
+			mu.Unlock()
+			send := events(w)
+			send(`{"jsonrpc":"2.0","id":` + string(m.ID) + `,"method":"elicitation/create","params":{"message":"who?"}}`)
+			select {
+			case <-answered:
+				send(string(jsonrpc.NewResult(m.ID, nil)))
+			case <-r.Context().Done():
+			}
+		}
+		front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			r.Body = io.NopCloser(strings.NewReader(string(body)))
+			if m, err := jsonrpc.Parse(body, jsonrpc.Limits{}); err == nil && m.IsResponse() {
+				mu.Lock()
+				answered := waiting[string(m.ID)]
+				delete(waiting, string(m.ID))
+				mu.Unlock()
+				if answered != nil {
+					close(answered)
+				}
+				w.WriteHeader(http.StatusAccepted)
+				return
+			}
+			s.ServeHTTP(w, r)
+		})
+		h := start(t, bridge.Options{URL: serve(t, legacyOnly(front))})
+		go func() {
+			for i := range n {
+				_, _ = io.WriteString(h.in, modernCall(i, "tools/call", fmt.Sprintf(`"name":%q,"arguments":{"i":%d}`, []string{"ask", "echo"}[i%2], i))+"\n")
+				if cancelled(i) {
+					_, _ = io.WriteString(h.in, fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, i)+"\n")
+				}
+			}
+		}()
+		answers := map[int]int{}
+		for done := 0; done < left; {
+			m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !m.IsResponse() {
+				continue
+			}
+			i := number(m.ID)
+			if state, ok := jsonrpc.LookupString(m.Result, "requestState"); ok { // back under another id
+				if !cancelled(i) {
+					h.send(modernCall(n+i, "tools/call", fmt.Sprintf(`"name":"ask","arguments":{"i":%d},"requestState":%q,"inputResponses":{"input-1":{"action":"accept"}}`, i, state)))
+				}
+				continue
+			}
+			if i >= n {
+				i -= n
+			}
+			if answers[i]++; !cancelled(i) {
+				done++
+			}
+			if m.Error != nil {
+				t.Errorf("request %d got %s", i, m.Error)
+			}
+		}
+		check(t, h, answers)
+	})
+}
+
+// A subscription that a modern server ends is over: it is not opened again behind
+// the host's back, and its id is free.
+func TestASubscriptionThatTheServerEnds(t *testing.T) {
+	s := &modernServer{listen: make(chan string)}
+	h := start(t, bridge.Options{URL: serve(t, s)})
+	for range 2 {
+		h.send(modernCall(1, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`))
+		if line := h.next(); !strings.Contains(line, "acknowledged") {
+			t.Fatalf("the host got %s", line)
+		}
+		over := `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`
+		s.listen <- over
+		want(t, h.next(), over)
+	}
+	if n := len(s.bodies("subscriptions/listen")); n != 2 {
+		t.Errorf("the server got %d subscriptions", n)
+	}
+}

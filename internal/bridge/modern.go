@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/era"
@@ -104,7 +103,7 @@ func (l *modernLeg) header(m *jsonrpc.Message) http.Header {
 // invalid in that.
 func (l *modernLeg) learn(m *jsonrpc.Message) *jsonrpc.Message {
 	list, ok := jsonrpc.Lookup(m.Result, "tools")
-	if !ok || !strings.Contains(string(list), "x-mcp-header") && !l.knowsAny() {
+	if !ok || !bytes.Contains(list, []byte("x-mcp-header")) && !l.knowsAny() {
 		return m
 	}
 	tools, err := jsonrpc.Elements(list)

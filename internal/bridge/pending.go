@@ -276,6 +276,12 @@ func (b *bridge) deliver(p *pending, m *jsonrpc.Message) error {
 			b.mu.Lock()
 			delete(b.asked, jsonrpc.IDKey(id))
 			b.mu.Unlock()
+			// The server has ended the subscription: no response follows
+			// (2026-07-28, basic/patterns/cancellation).
+			if p != nil && p.listen && jsonrpc.IDKey(id) == p.key && b.claim(p) {
+				defer b.finish(p)
+				defer p.end(errAnswered)
+			}
 		}
 	case p != nil && p.listen && m.Method == "notifications/subscriptions/acknowledged":
 		if p.acked.Swap(true) {

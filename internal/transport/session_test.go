@@ -557,3 +557,49 @@ func TestBatchFromTheServerIsTakenApart(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// What a server asks during the first call it may ask on the stream of its own:
+// that is open by then, unless the server keeps it waiting.
+func TestTheFirstCallWaitsForTheStream(t *testing.T) {
+	for name, tt := range map[string]struct {
+		takes time.Duration
+		open  bool
+	}{"soon": {100 * time.Millisecond, true}, "late": {time.Minute, false}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var opened atomic.Bool
+				_, c, _ := serveMemory(t, func(w http.ResponseWriter, r *http.Request) {
+					switch m := envelope(r); {
+					case r.Method == http.MethodGet:
+						select {
+						case <-time.After(tt.takes):
+						case <-r.Context().Done():
+							return
+						}
+						opened.Store(true)
+						stream(w)
+						<-r.Context().Done()
+					case m.Method == "initialize":
+						w.Header().Set("Mcp-Session-Id", "s")
+						answerJSON(w, 200, result(m))
+					case m.Method == "x/y":
+						answerJSON(w, 200, fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"result":{"open":%v}}`, opened.Load()))
+					default:
+						w.WriteHeader(http.StatusAccepted)
+					}
+				})
+				s := c.NewSession(nil)
+				var got received
+				for _, raw := range []string{`{"jsonrpc":"2.0","id":0,"method":"initialize"}`, `{"jsonrpc":"2.0","method":"notifications/initialized"}`, `{"jsonrpc":"2.0","id":1,"method":"x/y"}`} {
+					if err := s.Do(context.Background(), transport.Call{Message: message(t, raw), Deliver: got.add}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if all := got.all(); all[len(all)-1] != fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"result":{"open":%v}}`, tt.open) {
+					t.Errorf("the server answered %q", all)
+				}
+				s.Close(context.Background())
+			})
+		})
+	}
+}
