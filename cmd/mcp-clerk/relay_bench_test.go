@@ -34,7 +34,7 @@ var benchProgram = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "mcp-clerk")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, ".") //nolint:gosec // our own
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")                                       // as released
 	out, err := build.CombinedOutput()
 	if err != nil {
@@ -102,7 +102,7 @@ type benchHost struct {
 
 func startBenchHost(b *testing.B, command []string) *benchHost {
 	b.Helper()
-	h := &benchHost{cmd: exec.CommandContext(b.Context(), command[0], command[1:]...)} //nolint:gosec // what is to be measured
+	h := &benchHost{cmd: exec.CommandContext(b.Context(), command[0], command[1:]...)}
 	var err error
 	if h.in, err = h.cmd.StdinPipe(); err != nil {
 		b.Fatal(err)
@@ -233,7 +233,7 @@ func BenchmarkConnectStart(b *testing.B) {
 	state := b.TempDir()
 	all := bridges(b, dev.mcpURL, state)
 	ours := all[""]
-	login := exec.CommandContext(ctx, ours[0], append([]string{"login"}, ours[2:]...)...) //nolint:gosec // our own
+	login := exec.CommandContext(ctx, ours[0], append([]string{"login"}, ours[2:]...)...)
 	login.Env = append(os.Environ(), "BROWSER=walking-browser", "BROWSER_USER="+demoAdmin)
 	if out, err := login.CombinedOutput(); err != nil {
 		b.Fatalf("login: %v\n%s", err, out)
@@ -264,7 +264,7 @@ func BenchmarkConnectStart(b *testing.B) {
 
 			// What the process costs of that.
 			start = time.Now()
-			if err := exec.CommandContext(ctx, ours[0], "version").Run(); err != nil { //nolint:gosec // our own
+			if err := exec.CommandContext(ctx, ours[0], "version").Run(); err != nil {
 				b.Fatal(err)
 			}
 			bare = append(bare, ms(time.Since(start)))
@@ -435,7 +435,7 @@ func BenchmarkConnectInit(b *testing.B) {
 	}
 	var total []float64
 	for b.Loop() {
-		cmd := exec.CommandContext(b.Context(), program, "version") //nolint:gosec // our own
+		cmd := exec.CommandContext(b.Context(), program, "version")
 		cmd.Env = append(os.Environ(), "GODEBUG=inittrace=1")
 		var trace bytes.Buffer
 		cmd.Stderr = &trace
