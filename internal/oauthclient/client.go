@@ -193,6 +193,7 @@ type Client struct {
 	mu      sync.Mutex
 	static  secret.String // the ready token of now
 	cred    *credential   // as last seen in the store; nil: none known
+	none    time.Time     // when the store was last seen to have none
 	flights map[string]*flight
 	stepUps map[string]int // sign-ins for a set of scopes
 	backOff time.Time      // no refresh before its time until then
@@ -459,14 +460,26 @@ func (c *Client) join(ctx context.Context, name string, work func(context.Contex
 	}
 }
 
-// known returns the credential in memory, else the store's.
+// known returns the credential in memory, else the store's. It is asked before every request: that there is no credential is looked up
+// once a second. Whoever is refused without one reads the store again anyway.
 func (c *Client) known(ctx context.Context) (*credential, error) {
-	if cred := c.current(); cred != nil && cred.AccessToken != "" {
+	c.mu.Lock()
+	cred, fresh := c.cred, time.Since(c.none) < noneAge
+	c.mu.Unlock()
+	if cred != nil && cred.AccessToken != "" || fresh {
 		return cred, nil
 	}
 	cred, _, err := c.reload(ctx)
+	if err == nil && (cred == nil || cred.AccessToken == "") {
+		c.mu.Lock()
+		c.none = time.Now()
+		c.mu.Unlock()
+	}
 	return cred, err
 }
+
+// noneAge is how long it is believed that there is no credential.
+const noneAge = time.Second
 
 func (c *Client) current() *credential {
 	c.mu.Lock()

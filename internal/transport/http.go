@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
@@ -253,24 +254,23 @@ func (c *Client) send(ctx context.Context, x exchange) (*http.Response, error) {
 	}
 }
 
-// attempt makes one HTTP request. sent tells whether the body may have begun to
-// leave when it failed: without any of its body a message cannot be executed.
+// attempt makes one HTTP request. sent tells whether any of it may have left when
+// it failed.
 func (c *Client) attempt(ctx context.Context, x exchange, token string) (resp *http.Response, sent bool, err error) {
 	var begun atomic.Bool
 	var failed error
 	size := int64(len(x.body))
 	body := func() io.ReadCloser {
-		var r io.Reader = bytes.NewReader(x.body)
-		if c.spool.Holds(x.body) {
-			if r, size, failed = c.spool.open(x.body); failed != nil {
-				return http.NoBody
-			}
+		begun.Store(false) // net/http takes another one where nothing of the last was written
+		if !c.spool.Holds(x.body) {
+			// Of a type that net/http knows, so that it goes out with the headers.
+			return io.NopCloser(bytes.NewReader(x.body))
 		}
-		return &requestBody{r: r, begin: func() {
-			if !begun.Swap(true) && x.started != nil {
-				x.started()
-			}
-		}}
+		var r io.Reader
+		if r, size, failed = c.spool.open(x.body); failed != nil {
+			return http.NoBody
+		}
+		return io.NopCloser(r)
 	}
 	at := c.url
 	if x.url != nil {
@@ -295,6 +295,14 @@ func (c *Client) attempt(ctx context.Context, x exchange, token string) (resp *h
 		c.http.CloseIdleConnections()
 	}
 	start := time.Now()
+	if x.body != nil {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() {
+			begun.Store(true)
+			if x.started != nil {
+				x.started()
+			}
+		}})
+	}
 	resp, err = c.http.Do(req.WithContext(ctx))
 	c.idle.used(resp, time.Now())
 	if err != nil {
@@ -371,22 +379,6 @@ func (g *idleGuard) expired(now time.Time) bool {
 	timeout := g.timeout.Load()
 	return timeout > 0 && now.UnixNano()-g.last.Load() > timeout-int64(time.Second)
 }
-
-// requestBody tells when it is first read.
-type requestBody struct {
-	r     io.Reader
-	begin func()
-}
-
-func (b *requestBody) Read(p []byte) (int, error) {
-	if b.begin != nil {
-		b.begin()
-		b.begin = nil
-	}
-	return b.r.Read(p)
-}
-
-func (*requestBody) Close() error { return nil }
 
 // transient tells whether reaching the server may succeed a moment later, as
 // while it restarts or while a machine wakes up.
