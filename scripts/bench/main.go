@@ -92,7 +92,7 @@ var promises = []promise{
 	{"relay: peak memory of mcp-remote after load, MiB", relay, "BenchmarkConnectThroughput", "mcp-remote-loaded-MiB", 0, false},
 	{"relay: peak memory with a result of 100 MB, MiB", relay, "BenchmarkConnectMemory", "large-MiB", 40, false},
 	{"relay: end of input to exit, ms", relay, "BenchmarkConnectMemory", "exit-ms", 10, false},
-	{"relay: memory that the second half of a million messages takes, MiB", relay, "BenchmarkConnectMillion", "grown-MiB", 2, false},
+	{"relay: memory that the second half of 400,000 messages takes, MiB", relay, "BenchmarkConnectMillion", "grown-MiB", 2, false},
 }
 
 const relay = "./cmd/mcp-clerk"
