@@ -277,7 +277,10 @@ func (t *ToLegacy) resume(now time.Time, r *request, token json.RawMessage) {
 	case f.again:
 		f.again = false
 		m := withoutMeta(r.m, "inputResponses", "requestState")
-		if _, ok := jsonrpc.Lookup(m.Params, "_meta", "progressToken"); ok && f.token != nil {
+		if token, ok := jsonrpc.Lookup(m.Params, "_meta", "progressToken"); ok {
+			if f.token == nil {
+				f.token = t.tokens.take(token)
+			}
 			m = withToken(m, f.token)
 		}
 		t.fly(f, m, r.m.ID)
