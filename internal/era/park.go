@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -104,7 +103,7 @@ func digest(m *jsonrpc.Message) []byte {
 	d.UseNumber()
 	var v any
 	if err := d.Decode(&v); err == nil {
-		_, _ = fmt.Fprintf(h, "%#v", v) // keys are sorted
+		_ = json.NewEncoder(h).Encode(v) // keys are sorted; 1 is not "1"
 	}
 	return h.Sum(nil)
 }
