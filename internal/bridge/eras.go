@@ -80,6 +80,18 @@ func (e *eras) unasked(m *jsonrpc.Message) error { return e.b.deliver(nil, m) }
 
 // Do implements remote.
 func (e *eras) Do(ctx context.Context, call transport.Call) error {
+	for {
+		err := e.do(ctx, call)
+		e.mu.Lock()
+		closed := e.closed
+		e.mu.Unlock()
+		if !errors.Is(err, errRetired) || closed || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (e *eras) do(ctx context.Context, call transport.Call) error {
 	m := call.Message
 	e.mu.Lock()
 	if m.IsRequest() {
@@ -262,10 +274,16 @@ func (e *eras) fallsBack() bool { return e.b.o.Strategy == "" || e.b.o.Strategy 
 // era that was found. Nothing was executed then.
 func changed(err error) bool {
 	if _, gone := errors.AsType[*transport.RenewalError](err); gone {
-		return true
+		return !away(err)
 	}
 	open, unopened := errors.AsType[*era.OpenError](err)
 	return unopened && (open.Code != 0 || elsewhere(err))
+}
+
+// away reports whether err comes of a gateway whose server is not there: that
+// says nothing of its era.
+func away(err error) bool {
+	return slices.Contains([]int{http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}, statusOf(err))
 }
 
 // answered reports whether err comes of an answer of the server, rather than of
@@ -300,6 +318,22 @@ func (e *eras) replace(at *remote, with remote) {
 	if old != with {
 		e.retire(old)
 	}
+}
+
+// leave has the messages of modern hosts go out as they are, if they still go to
+// old, and returns where they go.
+func (e *eras) leave(old remote) remote {
+	e.mu.Lock()
+	moved := e.forModern != old
+	if !moved {
+		e.forModern = e.modern
+	}
+	now := e.forModern
+	e.mu.Unlock()
+	if !moved {
+		e.retire(old)
+	}
+	return now
 }
 
 // retire ends what nothing is sent to any more.
@@ -368,7 +402,9 @@ func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) er
 		if !changed(err) || e.b.o.Strategy == SSEOnly {
 			return err
 		}
-		e.replace(&e.forModern, e.modern)
+		if now = e.leave(now); now != remote(e.modern) { // another request has found the way
+			return now.Do(ctx, call)
+		}
 	}
 	if e.doubts() {
 		// It serves what it takes for requests outside of a session. In one it
@@ -484,7 +520,7 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 	}
 	if err != nil {
 		e.retire(t)
-		if answered(err) {
+		if answered(err) && !away(err) {
 			e.mu.Lock()
 			e.looked, e.doubtful, err = time.Now(), false, nil
 			e.mu.Unlock()

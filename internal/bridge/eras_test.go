@@ -827,3 +827,102 @@ func TestASubscriptionThatTheServerEnds(t *testing.T) {
 		t.Errorf("the server got %d subscriptions", n)
 	}
 }
+
+// A server that is restarted behind a gateway: its session is gone, and at first
+// so is whoever opens another. Requests of a host that is translated for find
+// out at different times, and none of them ends what another has found.
+func TestATranslatedServerIsRestartedUnderLoad(t *testing.T) {
+	for status, says := range map[int]string{502: "HTTP status 502", 404: "No valid session ID"} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) { restartTranslated(t, status, says) })
+	}
+}
+
+func restartTranslated(t *testing.T, status int, says string) {
+	s := &remote{}
+	var mu sync.Mutex
+	down := 0 // how often initialize is refused from now on
+	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		if strings.Contains(string(body), `"initialize"`) {
+			mu.Lock()
+			refuse := down > 0
+			down = max(0, down-1)
+			mu.Unlock()
+			if refuse {
+				http.Error(w, "not now", status)
+				return
+			}
+		}
+		s.ServeHTTP(w, r)
+	})
+	h := start(t, bridge.Options{URL: serve(t, legacyOnly(front))})
+	h.call(modernCall("first", "x/y", ""))
+	const restarts, each = 20, 50
+	go func() {
+		for i := range restarts * each {
+			if i%each == each/2 {
+				mu.Lock()
+				down = 1
+				mu.Unlock()
+				s.restart()
+			}
+			_, _ = io.WriteString(h.in, modernCall(i, "x/y", "")+"\n")
+		}
+	}()
+	got := map[string]bool{}
+	failed := map[string]int{}
+	for range restarts * each {
+		line := h.next()
+		m, err := jsonrpc.Parse([]byte(line), jsonrpc.Limits{})
+		if err != nil || got[string(m.ID)] {
+			t.Fatalf("got %s", line)
+		}
+		got[string(m.ID)] = true
+		if m.Error != nil {
+			text, _ := jsonrpc.LookupString(m.Error, "message")
+			failed[text]++
+		}
+	}
+	for text, n := range failed {
+		if !strings.Contains(text, says) && !strings.Contains(text, "its session has ended") {
+			t.Errorf("%d requests failed: %s", n, text)
+		}
+	}
+	want(t, h.call(modernCall("last", "x/y", "")), `{"jsonrpc":"2.0","id":"last","result":{"resultType":"complete"}}`)
+	if err := h.end(); err != nil {
+		t.Error(err)
+	}
+	if opened, ended := len(s.bodies("initialize")), s.count(http.MethodDelete); ended > opened {
+		t.Errorf("%d sessions were opened and %d ended", opened, ended)
+	}
+}
+
+// A large notification leaves its file only when the server has it.
+func TestLargeNotificationsAreTranslated(t *testing.T) {
+	large := strings.Repeat("x", 6<<20)
+	s := &modernServer{}
+	arrived := make(chan string, 5)
+	h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(body), `"notifications/x"`) {
+			arrived <- string(body)
+		}
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		s.ServeHTTP(w, r)
+	}))})
+	h.handshake()
+	for range cap(arrived) {
+		h.send(`{"jsonrpc":"2.0","method":"notifications/x","params":{"a":"` + large + `"}}`)
+	}
+	for n := range cap(arrived) {
+		select {
+		case body := <-arrived:
+			if !strings.Contains(body, `"a":"`+large+`"`) {
+				t.Errorf("the server got %s", shorter(body, large))
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%d of %d notifications arrived", n, cap(arrived))
+		}
+	}
+}

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -23,13 +24,18 @@ type translation struct {
 	tells sync.WaitGroup // messages that nobody answers
 
 	// turn is held by whoever has the machine, and to the end of its steps.
-	turn  chan struct{}
-	m     era.Machine
-	host  map[string]*hostCall
-	calls map[int]context.CancelFunc
-	legs  map[int]remote
-	next  time.Time // when the machine wants to be told the time
+	turn   chan struct{}
+	m      era.Machine
+	host   map[string]*hostCall
+	calls  map[int]context.CancelFunc
+	legs   map[int]remote
+	next   time.Time // when the machine wants to be told the time
+	closed bool      // the machine takes nothing any more
 }
+
+// errRetired says that the translation has been closed: nothing was sent, and
+// there may be another way to the server now.
+var errRetired = errors.New("the server is reached in another way now")
 
 // hostCall is a request of the host that has not ended.
 type hostCall struct {
@@ -52,8 +58,8 @@ func newTranslation(b *bridge, m era.Machine, dial func(func(*jsonrpc.Message) e
 // transport.Session.Do.
 func (t *translation) Do(ctx context.Context, call transport.Call) error {
 	m := call.Message
-	if _, keeps := t.m.(*era.ToLegacy); keeps || m.IsResponse() {
-		// The machine needs all of it, or for longer than it is kept for.
+	if _, keeps := t.m.(*era.ToLegacy); keeps || !m.IsRequest() {
+		// It is needed whole, or for longer than it is kept for.
 		var err error
 		if m, err = t.b.loaded(m); err != nil {
 			return err
@@ -79,6 +85,15 @@ func (t *translation) Do(ctx context.Context, call transport.Call) error {
 	case err := <-h.done:
 		return err
 	case <-ctx.Done():
+	case <-t.life.Done():
+		select { // both may have happened
+		case err := <-h.done:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		default:
+			return &transport.LostError{Host: t.b.host, Err: errors.New("its session has ended")}
+		}
 	}
 	_ = t.act(t.life, func(now time.Time) []era.Step { // at its end there is nothing to cancel
 		if t.host[key] != h {
@@ -91,17 +106,20 @@ func (t *translation) Do(ctx context.Context, call transport.Call) error {
 }
 
 // act lets f have the machine, once it is this caller's turn, and carries out the
-// steps it returns. An error says that the turn did not come before ctx ended, or
-// that the host does not read any more.
+// steps it returns. An error says that the turn did not come before ctx ended or
+// the translation did, or that the host does not read any more.
 func (t *translation) act(ctx context.Context, f func(now time.Time) []era.Step) error {
 	select {
 	case t.turn <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-t.life.Done():
-		return context.Cause(t.life)
+		return errRetired
 	}
 	defer func() { <-t.turn }()
+	if t.closed {
+		return errRetired
+	}
 	var failure error
 	for _, s := range f(time.Now()) {
 		if err := t.carryOut(s); err != nil && failure == nil {
@@ -273,6 +291,7 @@ func (t *translation) Close(ctx context.Context) {
 	var legs []remote
 	_ = t.act(ctx, func(now time.Time) []era.Step { // in time or not: it ends
 		steps := t.m.End(now)
+		t.closed = true
 		for _, leg := range t.legs {
 			legs = append(legs, leg)
 		}
