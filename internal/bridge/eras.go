@@ -274,7 +274,7 @@ func (e *eras) fallsBack() bool { return e.b.o.Strategy == "" || e.b.o.Strategy 
 // era that was found. Nothing was executed then.
 func changed(err error) bool {
 	if _, gone := errors.AsType[*transport.RenewalError](err); gone {
-		return !away(err)
+		return true
 	}
 	open, unopened := errors.AsType[*era.OpenError](err)
 	return unopened && (open.Code != 0 || elsewhere(err))
@@ -330,7 +330,16 @@ func (e *eras) leave(old remote) remote {
 	}
 	now := e.forModern
 	e.mu.Unlock()
-	if !moved {
+	if moved {
+		return now
+	}
+	draining := e.b.background(func() {
+		if t, ok := old.(*translation); ok {
+			t.drain(e.b.life)
+		}
+		e.retire(old)
+	})
+	if !draining {
 		e.retire(old)
 	}
 	return now
@@ -397,14 +406,12 @@ func (e *eras) exit() { <-e.sole }
 // doModern sends a request of a modern host, and translates for it where the
 // server refuses it and is no modern one.
 func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) error {
-	if now != remote(e.modern) {
+	for now != remote(e.modern) {
 		err := now.Do(ctx, call)
 		if !changed(err) || e.b.o.Strategy == SSEOnly {
 			return err
 		}
-		if now = e.leave(now); now != remote(e.modern) { // another request has found the way
-			return now.Do(ctx, call)
-		}
+		now = e.leave(now) // another request may have found the way by now
 	}
 	if e.doubts() {
 		// It serves what it takes for requests outside of a session. In one it
