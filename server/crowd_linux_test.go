@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -70,6 +71,7 @@ func startCrowd(b *testing.B, kind, at, token string) (disperse func()) {
 // another process.
 func BenchmarkOpenStreams(b *testing.B) {
 	for b.Loop() {
+		debug.FreeOSMemory() // of what ran before
 		r := start(b, quietly(b), nil)
 		token := r.signIn(adminMail).Access
 		disperse := startCrowd(b, "streams", r.srv.URL(), token)

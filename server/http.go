@@ -184,9 +184,9 @@ var (
 // same for everyone, so it is made once.
 func (s *Server) frontPage() http.Handler {
 	var page bytes.Buffer
-	apps := s.opts.PublicURL + "/account"
-	if s.opts.byClerk() {
-		apps = "" // they are Clerk's to show
+	apps := ""
+	if !s.opts.byClerk() { // else Clerk keeps the grants
+		apps = s.opts.PublicURL + "/account"
 	}
 	front := template.Must(template.New("front").Parse(frontHTML))
 	if err := front.Execute(&page, map[string]any{

@@ -35,7 +35,7 @@ var benchProgram = sync.OnceValues(func() (string, error) {
 	}
 	path := filepath.Join(dir, "mcp-clerk")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")                                       // as released
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as released
 	out, err := build.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
