@@ -862,7 +862,7 @@ func restartTranslated(t *testing.T, status int, says string) {
 		t.Errorf("the host was told %q", text)
 	}
 	want(t, h.call(modernCall("first", "x/y", "")), `{"jsonrpc":"2.0","id":"first","result":{"resultType":"complete"}}`)
-	const restarts, each = 20, 50
+	const restarts, each = 6, 50
 	go func() {
 		for i := range restarts * each {
 			if i%each == each/2 {
@@ -958,7 +958,7 @@ func TestWhoComesLateToAnEndedSessionEndsNoOther(t *testing.T) {
 
 // A large notification leaves its file only when the server has it.
 func TestLargeNotificationsAreTranslated(t *testing.T) {
-	large := strings.Repeat("x", 6<<20)
+	large := strings.Repeat("x", 9<<19)
 	s := &modernServer{}
 	arrived := make(chan string, 5)
 	h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -979,7 +979,7 @@ func TestLargeNotificationsAreTranslated(t *testing.T) {
 			if !strings.Contains(body, `"a":"`+large+`"`) {
 				t.Errorf("the server got %s", shorter(body, large))
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("%d of %d notifications arrived", n, cap(arrived))
 		}
 	}

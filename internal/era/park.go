@@ -102,8 +102,10 @@ func digest(m *jsonrpc.Message) []byte {
 	d := json.NewDecoder(bytes.NewReader(drop(m.Params, "inputResponses", "requestState", "_meta")))
 	d.UseNumber()
 	var v any
-	if err := d.Decode(&v); err == nil {
-		_ = json.NewEncoder(h).Encode(v) // keys are sorted; 1 is not "1"
+	if d.Decode(&v) == nil {
+		if err := json.NewEncoder(h).Encode(v); err != nil { // keys are sorted; 1 is not "1"
+			panic("era: " + err.Error()) // what was decoded encodes
+		}
 	}
 	return h.Sum(nil)
 }
