@@ -226,8 +226,10 @@ func (t *ToModern) listenRefused(now time.Time, m *jsonrpc.Message) {
 		}
 		t.deliver(jsonrpc.IDKey(w.id), withID(m, w.id))
 	}
-	if len(c.waiting) == 0 { // it does not offer what it promised
-		l.lists = nil
+	if len(c.waiting) == 0 {
+		if code := ErrorCode(m.Error); code == jsonrpc.CodeMethodNotFound || code == jsonrpc.CodeInvalidParams {
+			l.lists = nil // it does not offer what it promised
+		}
 		if len(l.waiting) == 0 { // nobody is told: it must not become a loop
 			t.listenLater(now)
 		}
