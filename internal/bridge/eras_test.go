@@ -889,7 +889,7 @@ func restartTranslated(t *testing.T, status int, says string) {
 		}
 	}
 	for text, n := range failed {
-		if !strings.Contains(text, says) && !strings.Contains(text, "its session has ended") {
+		if !strings.Contains(text, says) && !strings.Contains(text, "not now") {
 			t.Errorf("%d requests failed: %s", n, text)
 		}
 	}
