@@ -80,6 +80,18 @@ func (e *eras) unasked(m *jsonrpc.Message) error { return e.b.deliver(nil, m) }
 
 // Do implements remote.
 func (e *eras) Do(ctx context.Context, call transport.Call) error {
+	for {
+		err := e.do(ctx, call)
+		e.mu.Lock()
+		closed := e.closed
+		e.mu.Unlock()
+		if !errors.Is(err, errRetired) || closed || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (e *eras) do(ctx context.Context, call transport.Call) error {
 	m := call.Message
 	e.mu.Lock()
 	if m.IsRequest() {
@@ -268,6 +280,12 @@ func changed(err error) bool {
 	return unopened && (open.Code != 0 || elsewhere(err))
 }
 
+// away reports whether err comes of a gateway whose server is not there: that
+// says nothing of its era.
+func away(err error) bool {
+	return slices.Contains([]int{http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}, statusOf(err))
+}
+
 // answered reports whether err comes of an answer of the server, rather than of
 // the way there.
 func answered(err error) bool {
@@ -300,6 +318,31 @@ func (e *eras) replace(at *remote, with remote) {
 	if old != with {
 		e.retire(old)
 	}
+}
+
+// leave has the messages of modern hosts go out as they are, if they still go to
+// old, and returns where they go.
+func (e *eras) leave(old remote) remote {
+	e.mu.Lock()
+	moved := e.forModern != old
+	if !moved {
+		e.forModern = e.modern
+	}
+	now := e.forModern
+	e.mu.Unlock()
+	if moved {
+		return now
+	}
+	draining := e.b.background(func() {
+		if t, ok := old.(*translation); ok {
+			t.drain(e.b.life)
+		}
+		e.retire(old)
+	})
+	if !draining {
+		e.retire(old)
+	}
+	return now
 }
 
 // retire ends what nothing is sent to any more.
@@ -363,12 +406,12 @@ func (e *eras) exit() { <-e.sole }
 // doModern sends a request of a modern host, and translates for it where the
 // server refuses it and is no modern one.
 func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) error {
-	if now != remote(e.modern) {
+	for now != remote(e.modern) {
 		err := now.Do(ctx, call)
 		if !changed(err) || e.b.o.Strategy == SSEOnly {
 			return err
 		}
-		e.replace(&e.forModern, e.modern)
+		now = e.leave(now) // another request may have found the way by now
 	}
 	if e.doubts() {
 		// It serves what it takes for requests outside of a session. In one it
@@ -484,7 +527,7 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 	}
 	if err != nil {
 		e.retire(t)
-		if answered(err) {
+		if answered(err) && !away(err) {
 			e.mu.Lock()
 			e.looked, e.doubtful, err = time.Now(), false, nil
 			e.mu.Unlock()

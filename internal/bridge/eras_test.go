@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -825,5 +826,221 @@ func TestASubscriptionThatTheServerEnds(t *testing.T) {
 	}
 	if n := len(s.bodies("subscriptions/listen")); n != 2 {
 		t.Errorf("the server got %d subscriptions", n)
+	}
+}
+
+// A server that is restarted behind a gateway: its session is gone, and at first
+// so is whoever opens another. Requests of a host that is translated for find
+// out at different times, and none of them ends what another has found.
+func TestATranslatedServerIsRestartedUnderLoad(t *testing.T) {
+	for status, says := range map[int]string{502: "HTTP status 502", 404: "No valid session ID"} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) { restartTranslated(t, status, says) })
+	}
+}
+
+func restartTranslated(t *testing.T, status int, says string) {
+	s := &remote{}
+	var mu sync.Mutex
+	down := 1 // how often initialize is refused from now on
+	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		if strings.Contains(string(body), `"initialize"`) {
+			mu.Lock()
+			refuse := down > 0
+			down = max(0, down-1)
+			mu.Unlock()
+			if refuse {
+				http.Error(w, "not now", status)
+				return
+			}
+		}
+		s.ServeHTTP(w, r)
+	})
+	h := start(t, bridge.Options{URL: serve(t, legacyOnly(front))})
+	if _, text := errorOf(t, h.call(modernCall("early", "x/y", "")), "early"); !strings.Contains(text, says) {
+		t.Errorf("the host was told %q", text)
+	}
+	want(t, h.call(modernCall("first", "x/y", "")), `{"jsonrpc":"2.0","id":"first","result":{"resultType":"complete"}}`)
+	const restarts, each = 6, 50
+	go func() {
+		for i := range restarts * each {
+			if i%each == each/2 {
+				mu.Lock()
+				down = 1
+				mu.Unlock()
+				s.restart()
+			}
+			_, _ = io.WriteString(h.in, modernCall(i, "x/y", "")+"\n")
+		}
+	}()
+	got := map[string]bool{}
+	failed := map[string]int{}
+	for range restarts * each {
+		line := h.next()
+		m, err := jsonrpc.Parse([]byte(line), jsonrpc.Limits{})
+		if err != nil || got[string(m.ID)] {
+			t.Fatalf("got %s", line)
+		}
+		got[string(m.ID)] = true
+		if m.Error != nil {
+			text, _ := jsonrpc.LookupString(m.Error, "message")
+			failed[text]++
+		}
+	}
+	for text, n := range failed {
+		if !strings.Contains(text, says) && !strings.Contains(text, "not now") {
+			t.Errorf("%d requests failed: %s", n, text)
+		}
+	}
+	want(t, h.call(modernCall("last", "x/y", "")), `{"jsonrpc":"2.0","id":"last","result":{"resultType":"complete"}}`)
+	if err := h.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A request that finds late that its session is gone goes on in the one that
+// another has opened, and does not end it.
+func TestWhoComesLateToAnEndedSessionEndsNoOther(t *testing.T) {
+	s := &remote{}
+	at, open := map[string]chan bool{"x/b": make(chan bool), "x/c": make(chan bool)}, map[string]chan bool{"x/b": make(chan bool), "x/c": make(chan bool)}
+	hold := func(method string) {
+		at[method] <- true
+		<-open[method]
+	}
+	s.handle = func(w http.ResponseWriter, _ *http.Request, m *jsonrpc.Message) {
+		if m.Method == "x/c" {
+			hold("x/c")
+		}
+		answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
+	}
+	var down atomic.Int32 // how often initialize is refused from now on
+	var late sync.Once
+	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		m, _ := jsonrpc.Parse(body, jsonrpc.Limits{})
+		switch {
+		case m != nil && m.Method == "x/b":
+			late.Do(func() { hold("x/b") })
+		case m != nil && m.Method == "initialize" && down.Add(-1) >= 0:
+			http.Error(w, "not now", http.StatusBadGateway)
+			return
+		}
+		s.ServeHTTP(w, r)
+	})
+	h := start(t, bridge.Options{URL: serve(t, legacyOnly(front))})
+	done := func(id string) string {
+		return `{"jsonrpc":"2.0","id":"` + id + `","result":{"resultType":"complete"}}`
+	}
+	want(t, h.call(modernCall("first", "x/y", "")), done("first"))
+	h.send(modernCall("b", "x/b", ""))
+	<-at["x/b"]
+	s.restart()
+	down.Store(1)
+	want(t, h.call(modernCall("a", "x/y", "")), done("a"))
+	h.send(modernCall("c", "x/c", ""))
+	<-at["x/c"]
+	down.Store(1)
+	open["x/b"] <- true
+	want(t, h.next(), done("b"))
+	open["x/c"] <- true
+	want(t, h.next(), done("c"))
+	if err := h.end(); err != nil {
+		t.Error(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.live) != 0 {
+		t.Errorf("%d sessions were left open", len(s.live))
+	}
+}
+
+// A large notification leaves its file only when the server has it.
+func TestLargeNotificationsAreTranslated(t *testing.T) {
+	large := strings.Repeat("x", 9<<19)
+	s := &modernServer{}
+	arrived := make(chan string, 5)
+	h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(body), `"notifications/x"`) {
+			arrived <- string(body)
+		}
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		s.ServeHTTP(w, r)
+	}))})
+	h.handshake()
+	for range cap(arrived) {
+		h.send(`{"jsonrpc":"2.0","method":"notifications/x","params":{"a":"` + large + `"}}`)
+	}
+	for n := range cap(arrived) {
+		select {
+		case body := <-arrived:
+			if !strings.Contains(body, `"a":"`+large+`"`) {
+				t.Errorf("the server got %s", shorter(body, large))
+			}
+		case <-time.After(2 * time.Minute):
+			t.Fatalf("%d of %d notifications arrived", n, cap(arrived))
+		}
+	}
+}
+
+// Ids that are used again at once behind a cancellation: the new request is
+// answered, and never by what was for the old one.
+func TestIDsAreUsedAgainBehindACancellation(t *testing.T) {
+	echo := func(w http.ResponseWriter, m *jsonrpc.Message) {
+		n, _ := jsonrpc.Lookup(m.Params, "n")
+		answerJSON(w, 200, `{"jsonrpc":"2.0","id":`+string(m.ID)+`,"result":{"resultType":"complete","n":`+string(n)+`}}`)
+	}
+	s := &remote{handle: func(w http.ResponseWriter, _ *http.Request, m *jsonrpc.Message) { echo(w, m) }}
+	young := &modernServer{}
+	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if m, err := jsonrpc.Parse(body, jsonrpc.Limits{}); err == nil && m.Method == "x/y" {
+			echo(w, m)
+			return
+		}
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		young.ServeHTTP(w, r)
+	})
+	for name, c := range map[string]struct {
+		server http.Handler
+		call   func(id, n int) string
+	}{
+		"modern host": {legacyOnly(s), func(id, n int) string { return modernCall(id, "x/y", fmt.Sprintf(`"n":%d`, n)) }},
+		"legacy host": {front, func(id, n int) string { return request(id, "x/y", fmt.Sprintf(`{"n":%d}`, n)) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := start(t, bridge.Options{URL: serve(t, c.server)})
+			if name == "legacy host" {
+				h.handshake()
+			} else {
+				h.call(modernCall("first", "tools/list", ""))
+			}
+			const ids, rounds = 20, 40
+			for round := range rounds {
+				go func() {
+					for id := range ids {
+						cancel := fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, id)
+						_, _ = io.WriteString(h.in, c.call(id, 2*round)+"\n"+cancel+"\n"+c.call(id, 2*round+1)+"\n")
+					}
+				}()
+				answered := map[string]bool{}
+				for len(answered) < ids {
+					line := h.next()
+					m, err := jsonrpc.Parse([]byte(line), jsonrpc.Limits{})
+					if err != nil || m.Result == nil {
+						t.Fatalf("got %s", line)
+					}
+					switch n, _ := jsonrpc.Lookup(m.Result, "n"); {
+					case string(n) == fmt.Sprint(2*round): // it was faster than its cancellation
+					case string(n) == fmt.Sprint(2*round+1) && !answered[string(m.ID)]:
+						answered[string(m.ID)] = true
+					default:
+						t.Fatalf("in round %d came %s", round, line)
+					}
+				}
+			}
+		})
 	}
 }

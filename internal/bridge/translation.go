@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -21,15 +22,24 @@ type translation struct {
 	wake  chan struct{} // has one element when the machine's next time may have changed
 	wg    sync.WaitGroup
 	tells sync.WaitGroup // messages that nobody answers
+	idle  chan struct{}  // closed when it is left and nothing of the host is under way
+
+	nothingLeft func() // closes idle
 
 	// turn is held by whoever has the machine, and to the end of its steps.
-	turn  chan struct{}
-	m     era.Machine
-	host  map[string]*hostCall
-	calls map[int]context.CancelFunc
-	legs  map[int]remote
-	next  time.Time // when the machine wants to be told the time
+	turn   chan struct{}
+	m      era.Machine
+	host   map[string]*hostCall
+	calls  map[int]context.CancelFunc
+	legs   map[int]remote
+	next   time.Time // when the machine wants to be told the time
+	left   bool      // the host's requests go elsewhere
+	closed bool      // the machine takes nothing any more
 }
+
+// errRetired says that the translation has been closed: nothing was sent, and
+// there may be another way to the server now.
+var errRetired = errors.New("the server is reached in another way now")
 
 // hostCall is a request of the host that has not ended.
 type hostCall struct {
@@ -40,9 +50,10 @@ type hostCall struct {
 // newTranslation runs m. dial makes a connection with the server.
 func newTranslation(b *bridge, m era.Machine, dial func(func(*jsonrpc.Message) error, func()) remote) *translation {
 	t := &translation{
-		b: b, dial: dial, m: m, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
+		b: b, dial: dial, m: m, idle: make(chan struct{}), wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 		host: map[string]*hostCall{}, calls: map[int]context.CancelFunc{}, legs: map[int]remote{},
 	}
+	t.nothingLeft = sync.OnceFunc(func() { close(t.idle) })
 	t.life, t.end = context.WithCancelCause(context.Background())
 	t.wg.Go(t.clock)
 	return t
@@ -52,8 +63,8 @@ func newTranslation(b *bridge, m era.Machine, dial func(func(*jsonrpc.Message) e
 // transport.Session.Do.
 func (t *translation) Do(ctx context.Context, call transport.Call) error {
 	m := call.Message
-	if _, keeps := t.m.(*era.ToLegacy); keeps || m.IsResponse() {
-		// The machine needs all of it, or for longer than it is kept for.
+	if _, keeps := t.m.(*era.ToLegacy); keeps || !m.IsRequest() {
+		// It is needed whole, or for longer than it is kept for.
 		var err error
 		if m, err = t.b.loaded(m); err != nil {
 			return err
@@ -64,21 +75,37 @@ func (t *translation) Do(ctx context.Context, call transport.Call) error {
 	}
 	key := jsonrpc.IDKey(m.ID)
 	h := &hostCall{call: call, done: make(chan error, 1)}
+	retired := false
 	err := t.act(ctx, func(now time.Time) []era.Step {
 		var steps []era.Step
+		if retired = t.left; retired || ctx.Err() != nil { // its id may be another's by now
+			return nil
+		}
 		if t.host[key] != nil { // cancelled, and its end is not noticed yet
 			steps = t.m.Cancel(now, m.ID)
 		}
 		t.host[key] = h
 		return append(steps, t.m.Host(now, m)...)
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case retired:
+		return errRetired
 	}
 	select {
 	case err := <-h.done:
 		return err
 	case <-ctx.Done():
+	case <-t.life.Done():
+		select { // both may have happened
+		case err := <-h.done:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		default:
+			return t.lost()
+		}
 	}
 	_ = t.act(t.life, func(now time.Time) []era.Step { // at its end there is nothing to cancel
 		if t.host[key] != h {
@@ -90,23 +117,58 @@ func (t *translation) Do(ctx context.Context, call transport.Call) error {
 	return context.Cause(ctx)
 }
 
+func (t *translation) lost() error {
+	return &transport.LostError{Host: t.b.host, Err: errors.New("its session has ended")}
+}
+
+// drain takes no request of the host any more and waits until those under way
+// have ended, or ctx has. Subscriptions end at once: they are opened elsewhere.
+func (t *translation) drain(ctx context.Context) {
+	_ = t.act(ctx, func(now time.Time) []era.Step { // in time or not: it is closed next
+		t.left = true
+		var steps []era.Step
+		for key, h := range t.host {
+			if h.call.Message.Method == methodListen {
+				delete(t.host, key)
+				h.done <- t.lost()
+				steps = append(steps, t.m.Cancel(now, h.call.Message.ID)...)
+			}
+		}
+		return steps
+	})
+	select {
+	case <-t.idle:
+	case <-ctx.Done():
+	}
+}
+
 // act lets f have the machine, once it is this caller's turn, and carries out the
-// steps it returns. An error says that the turn did not come before ctx ended, or
-// that the host does not read any more.
+// steps it returns. An error says that the turn did not come before ctx ended or
+// the translation did, or that the host does not read any more.
 func (t *translation) act(ctx context.Context, f func(now time.Time) []era.Step) error {
 	select {
-	case t.turn <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.life.Done():
-		return context.Cause(t.life)
+	case t.turn <- struct{}{}: // at the end, too: connections are to be closed
+	default:
+		select {
+		case t.turn <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-t.life.Done():
+			return errRetired
+		}
 	}
 	defer func() { <-t.turn }()
+	if t.closed {
+		return errRetired
+	}
 	var failure error
 	for _, s := range f(time.Now()) {
 		if err := t.carryOut(s); err != nil && failure == nil {
 			failure = err
 		}
+	}
+	if t.left && len(t.host) == 0 {
+		t.nothingLeft()
 	}
 	if next := t.m.Next(); !next.Equal(t.next) {
 		t.next = next
@@ -273,6 +335,7 @@ func (t *translation) Close(ctx context.Context) {
 	var legs []remote
 	_ = t.act(ctx, func(now time.Time) []era.Step { // in time or not: it ends
 		steps := t.m.End(now)
+		t.closed = true
 		for _, leg := range t.legs {
 			legs = append(legs, leg)
 		}

@@ -227,9 +227,21 @@ func (t *ToModern) listenRefused(now time.Time, m *jsonrpc.Message) {
 		t.deliver(jsonrpc.IDKey(w.id), withID(m, w.id))
 	}
 	if len(c.waiting) == 0 {
-		l.lists = nil // it does not offer what it promised
+		if code := ErrorCode(m.Error); code == jsonrpc.CodeMethodNotFound || code == jsonrpc.CodeInvalidParams {
+			l.lists = nil // it does not offer what it promised
+		}
+		if len(l.waiting) == 0 { // nobody is told: it must not become a loop
+			t.listenLater(now)
+		}
 	}
 	t.listenAnew(now)
+}
+
+// listenLater has the stream opened again, the more slowly the more often.
+func (t *ToModern) listenLater(now time.Time) {
+	l := &t.listen
+	l.again = now.Add(min(250*time.Millisecond<<min(l.failures, 10), 30*time.Second))
+	l.failures++
 }
 
 // listenEnded opens a stream again that has ended: never where nothing would
@@ -256,8 +268,7 @@ func (t *ToModern) listenEnded(now time.Time, call int, err error) {
 	default:
 		return
 	}
-	l.again = now.Add(min(250*time.Millisecond<<min(l.failures, 10), 30*time.Second))
-	l.failures++
+	t.listenLater(now)
 }
 
 // endListening forgets what an earlier initialize led to.

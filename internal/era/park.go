@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,8 +102,10 @@ func digest(m *jsonrpc.Message) []byte {
 	d := json.NewDecoder(bytes.NewReader(drop(m.Params, "inputResponses", "requestState", "_meta")))
 	d.UseNumber()
 	var v any
-	if err := d.Decode(&v); err == nil {
-		_, _ = fmt.Fprintf(h, "%#v", v) // keys are sorted
+	if d.Decode(&v) == nil {
+		if err := json.NewEncoder(h).Encode(v); err != nil { // keys are sorted; 1 is not "1"
+			panic("era: " + err.Error()) // what was decoded encodes
+		}
 	}
 	return h.Sum(nil)
 }
@@ -277,7 +278,10 @@ func (t *ToLegacy) resume(now time.Time, r *request, token json.RawMessage) {
 	case f.again:
 		f.again = false
 		m := withoutMeta(r.m, "inputResponses", "requestState")
-		if _, ok := jsonrpc.Lookup(m.Params, "_meta", "progressToken"); ok && f.token != nil {
+		if token, ok := jsonrpc.Lookup(m.Params, "_meta", "progressToken"); ok {
+			if f.token == nil {
+				f.token = t.tokens.take(token)
+			}
 			m = withToken(m, f.token)
 		}
 		t.fly(f, m, r.m.ID)

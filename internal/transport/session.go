@@ -96,12 +96,18 @@ func (s *Session) Do(ctx context.Context, call Call) error {
 // delivered.
 func (s *Session) Close(ctx context.Context) {
 	s.flights.stop()
+	s.end(ctx, s.leave())
+	s.flights.wait(ctx)
+	s.end(ctx, s.leave()) // if a renewal under way has come that far
+}
+
+// leave gives up the session at hand and returns it.
+func (s *Session) leave() lease {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	l := s.lease
 	s.lease = lease{}
-	s.mu.Unlock()
-	s.end(ctx, l)
-	s.flights.wait(ctx)
+	return l
 }
 
 func (s *Session) end(ctx context.Context, l lease) {
@@ -296,6 +302,14 @@ func (s *Session) renew(ctx context.Context, refused lease, authorizing func(boo
 			}
 			return nil
 		}, s.deliver)
+		taken := false
+		defer func() {
+			if !taken { // nobody will use it
+				ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*time.Second)
+				defer cancel()
+				s.end(ctx, opened)
+			}
+		}()
 		if _, answered := errors.AsType[*StatusError](err); answered || failure != nil {
 			return &RenewalError{errors.Join(err, failure)}
 		}
@@ -316,6 +330,7 @@ func (s *Session) renew(ctx context.Context, refused lease, authorizing func(boo
 				return err
 			}
 		}
+		taken = true
 		s.take(opened, initialize)
 		if s.renewed != nil {
 			s.renewed()

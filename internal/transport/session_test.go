@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -311,6 +313,42 @@ func TestResponseForALostSessionOpensNoNewOne(t *testing.T) {
 		if _, ok := errors.AsType[*transport.StatusError](err); !ok || state.opened() != 1 {
 			t.Errorf("%d sessions, %v", state.opened(), err)
 		}
+	}
+}
+
+// A session that was opened anew for nobody is ended as well.
+func TestCloseEndsASessionThatIsBeingRenewed(t *testing.T) {
+	state := &sessions{}
+	reached, free := make(chan bool, 1), make(chan bool)
+	var renewing atomic.Bool
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		if renewing.Load() && string(body) == initialized {
+			reached <- true
+			<-free
+		}
+		state.ServeHTTP(w, r)
+	})
+	defer close(free)
+	s := open(t, newClient(t, srv.URL), drop)
+	state.forget()
+	renewing.Store(true)
+	done := make(chan error, 1)
+	go func() { done <- s.Do(t.Context(), transport.Call{Message: message(t, callTool)}) }()
+	<-reached
+	s.Close(t.Context())
+	if err := <-done; err == nil {
+		t.Error("the call was answered")
+	}
+	var ended []string
+	for _, r := range srv.seen() {
+		if r.Method == http.MethodDelete {
+			ended = append(ended, r.Header.Get("Mcp-Session-Id"))
+		}
+	}
+	if !slices.Contains(ended, "session-2") {
+		t.Errorf("ended %q", ended)
 	}
 }
 

@@ -261,6 +261,9 @@ func (s *SSESession) open(life context.Context, authorizing func(bool)) (*sseCon
 	late := time.AfterFunc(endpointTime, cancel)
 	r := NewEventReader(resp.Body, s.c.max, s.c.spool)
 	ev, err := r.Next()
+	for err == nil && ev.Data == nil && ev.Bad == nil { // it says when to come back, no more
+		ev, err = r.Next()
+	}
 	if !late.Stop() {
 		err = errors.New("it names no endpoint")
 	}

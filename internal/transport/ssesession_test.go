@@ -92,7 +92,8 @@ func openSSE(t *testing.T, c *transport.Client, deliver func(*jsonrpc.Message) e
 }
 
 func TestAnSSESessionPostsToItsEndpointAndReadsTheStream(t *testing.T) {
-	side := &sseSide{first: own, on: func(m *jsonrpc.Message) []string {
+	primed := func(n int) string { return "retry: 3000\n\nid: 0\n\n" + own(n) }
+	side := &sseSide{first: primed, on: func(m *jsonrpc.Message) []string {
 		switch m.Method {
 		case "x/progress":
 			return []string{
