@@ -357,6 +357,12 @@ func TestAKeyringThatPromptsIsGivenUpAndKeepsWhatItSeals(t *testing.T) {
 			t.Errorf("a new directory: %v: %s", err, out)
 		}
 	})
+	within(t, 20*time.Second, func() { // and not three seconds for each
+		out, err := s.process(t, dir, credstore.ModeAuto, "loads@0.example.com 30")
+		if err == nil || strings.Count(out, "not available") != 30 {
+			t.Errorf("30 at once: %v: %s", err, out)
+		}
+	})
 	k.set(func(k *fakeKeyring) { k.asks = false })
 	s.loads(t, dir, "0.example.com")
 	if seen := k.saw(); seen.writes != 0 {

@@ -90,6 +90,22 @@ func help(what string) error {
 			err = errors.Join(err, <-errs)
 		}
 		return err
+	case "loads": // so many at once
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return err
+		}
+		errs := make(chan error)
+		for range n {
+			go func() {
+				_, _, err := r.Load(ctx)
+				errs <- err
+			}()
+		}
+		for range n {
+			err = errors.Join(err, <-errs)
+		}
+		return err
 	case "count": // adds one, n times, under the lock
 		n, err := strconv.Atoi(arg)
 		if err != nil {

@@ -78,9 +78,21 @@ func (m *marker) settles(mode string) bool {
 // record is about to be written: then a key is made where there is none, and in
 // auto mode a keyring that has gone away is replaced by the file, because the
 // person has just signed in again; a mere read leaves a keyring as it is.
-func (s *Store) sealingKey(ctx context.Context, forWrite bool) ([]byte, error) {
+func (s *Store) sealingKey(ctx context.Context, forWrite bool) (key []byte, err error) {
+	began := time.Now()
 	s.keyMu.Lock()
 	defer s.keyMu.Unlock()
+	if !forWrite && s.failed != nil && s.failedAt.After(began) {
+		// It failed while this caller waited for it. Were each to ask the keyring
+		// for itself, the last of many would wait for minutes.
+		return nil, s.failed
+	}
+	defer func() {
+		s.failed, s.failedAt = err, time.Now()
+		if ctx.Err() != nil {
+			s.failed = nil // for a reason of this caller's own
+		}
+	}()
 
 	// The marker is read each time: another process may have moved the key.
 	m, err := s.readMarker()

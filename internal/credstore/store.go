@@ -65,6 +65,9 @@ type Store struct {
 	keyID string
 	// earlier is the key before this one, of a keyring that was out of reach.
 	earlier []byte
+	// failed is how the last search for a reader ended, at failedAt.
+	failed   error
+	failedAt time.Time
 
 	warnMu sync.Mutex
 	warned map[string]bool
