@@ -171,10 +171,10 @@ type ClerkOptions struct {
 	PublishableKey string
 	// APIURL is the Backend API without "/v1"; default Clerk's.
 	APIURL string
-	// AcceptNoAudience accepts access tokens of Clerk's that do not say for which
-	// resource they were made. Opaque ones never do, and JWTs only where the
-	// instance includes their audience. They may have been made for any other
-	// server of the instance.
+	// AcceptNoAudience accepts JWTs of Clerk's that do not say for which resource
+	// they were made, as where the instance does not include their audience.
+	// They may have been made for any other server of the instance. Opaque tokens
+	// never say it, and are accepted.
 	AcceptNoAudience bool
 	// RequireScopes demands of Clerk's access tokens the scopes that this server
 	// demands of its own: "mcp:tools", and those of RequireScope. They must be

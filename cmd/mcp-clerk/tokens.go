@@ -19,7 +19,7 @@ type tokenSources struct {
 
 func (t *tokenSources) bind(f *pflag.FlagSet) {
 	f.StringVar(&t.AuthorizationServer, "authorization-server", server.AuthorizationServerBuiltin, "who gives clients their tokens: builtin, which is this server, or clerk")
-	f.BoolVar(&t.AcceptNoAudience, "accept-no-audience", false, "with clerk: accept its tokens that name no audience, as opaque ones never do; they may be meant for other servers")
+	f.BoolVar(&t.AcceptNoAudience, "accept-no-audience", false, "with clerk: accept its JWTs that name no audience; they may be meant for other servers")
 	f.BoolVar(&t.RequireScopes, "require-scopes", false, "with clerk: demand mcp:tools and the scopes of tools, which must be custom scopes there")
 	f.BoolVar(&t.APIKeys, "allow-api-keys", false, "let programs in with API keys that users make at Clerk, as their users")
 	f.StringArrayVar(&t.Machines, "allow-machine", nil, "let a machine in, mch_…, or programs with API keys of an organisation, org_…, with the roles after =, as in mch_2x…=admin,premium (repeatable)")

@@ -26,8 +26,9 @@ var clientIDForm = form{chars: printable, least: 1, most: 1000}
 type AccessTokenRules struct {
 	Resource string                     // what a principal's Resource becomes
 	Covers   func(audience string) bool // whether an audience means this server
-	// NoAudience accepts tokens that name no audience. They may have been
-	// issued for any other resource of the instance.
+	// NoAudience accepts JWTs that name no audience. They may have been issued
+	// for any other resource of the instance. Of opaque tokens Clerk never says
+	// for which they were: whoever has Clerk issue those accepts that.
 	NoAudience bool
 	// AllScopes lets every token have all scopes of this server, where Clerk
 	// knows none of them.
@@ -57,7 +58,8 @@ func (c *Clerk) AccessTokens(rules AccessTokenRules) *AccessTokens {
 func (a *AccessTokens) Verify(ctx context.Context, token string) (*identity.Principal, error) {
 	var said statement
 	var err error
-	if strings.HasPrefix(token, opaquePrefix) {
+	opaque := strings.HasPrefix(token, opaquePrefix)
+	if opaque {
 		said, err = a.clerk.opaque(ctx, token)
 	} else {
 		said, err = a.clerk.readAccessToken(ctx, token)
@@ -65,7 +67,7 @@ func (a *AccessTokens) Verify(ctx context.Context, token string) (*identity.Prin
 	if err != nil {
 		return nil, err
 	}
-	return a.judge(said)
+	return a.judge(said, a.rules.NoAudience || opaque)
 }
 
 // statement is what Clerk says in or about a token.
@@ -78,14 +80,15 @@ type statement struct {
 	expires  time.Time // zero: never
 }
 
-// judge applies the rules to what Clerk says.
-func (a *AccessTokens) judge(said statement) (*identity.Principal, error) {
+// judge applies the rules to what Clerk says; noAudience tells whether it may
+// name no audience.
+func (a *AccessTokens) judge(said statement, noAudience bool) (*identity.Principal, error) {
 	switch {
 	case !subjectForm.MatchString(said.subject):
 		return nil, refused("its subject is no user (sub)")
 	case !clientIDForm.MatchString(said.clientID):
 		return nil, refused("it names no client (client_id)")
-	case said.audience == nil && !a.rules.NoAudience:
+	case said.audience == nil && !noAudience:
 		return nil, fmt.Errorf("%w: it names none, let Clerk include it in access tokens", ErrAudience)
 	case said.audience != nil && !a.covered(said.audience):
 		return nil, fmt.Errorf("%w: it is for another resource", ErrAudience)

@@ -238,7 +238,7 @@ func (a *tokenAnswer) statement(object string) (statement, error) {
 	switch {
 	case a.Active != nil && !*a.Active:
 		return statement{}, refused("Clerk says that it is not active")
-	case a.Object != object || a.ID == "" || a.Subject == "" || a.Revoked == nil || a.Expired == nil:
+	case a.Object != "" && a.Object != object || a.ID == "" || a.Subject == "" || a.Revoked == nil || a.Expired == nil:
 		return statement{}, unavailable("check a token", errors.New("the answer is about something else"))
 	case *a.Revoked:
 		return statement{}, refused("it was revoked")

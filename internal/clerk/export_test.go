@@ -22,7 +22,7 @@ func (c *Clerk) JudgeClaims(rules AccessTokenRules, payload []byte) (*identity.P
 	if err != nil {
 		return nil, err
 	}
-	return c.AccessTokens(rules).judge(said)
+	return c.AccessTokens(rules).judge(said, rules.NoAudience)
 }
 
 // ReadTokenAnswer is what is made of Clerk's answer about a token.
