@@ -27,7 +27,8 @@ func newStatusCmd(term terminal) *cobra.Command {
 		Use:   "status [URL]",
 		Short: "Say which account is signed in where, until when, and where the secret lies",
 		Long: `Lists every server that this machine is signed in to, or the account at URL alone;
-with a URL the exit code is 4 when nobody is signed in there. It asks no server.`,
+with a URL the exit code is 4 when nobody is signed in there, and 1 when that cannot be
+read. It asks no server.`,
 		Example: "  mcp-clerk status\n  mcp-clerk status https://mcp.example.com/mcp --json",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -75,6 +76,9 @@ func runStatus(ctx context.Context, opts statusOptions) error {
 		entries = append(entries, entry)
 		if opts.URL != "" && !entry.SignedIn && entry.Error == "" {
 			unsigned = &oauthclient.NotSignedInError{Server: entry.Server, Reason: "no credential is stored"}
+		}
+		if opts.URL != "" && entry.Error != "" {
+			unsigned = fmt.Errorf("it is not known whether somebody is signed in to %q", entry.Server)
 		}
 		if a.client != nil {
 			if err := a.client.Close(); err != nil {

@@ -3,10 +3,12 @@ package credstore_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,6 +44,9 @@ func help(what string) error {
 	}
 	r := s.Record(plainKey)
 	verb, arg, _ := strings.Cut(what, " ")
+	if v, host, ok := strings.Cut(verb, "@"); ok { // another server's record
+		verb, r = v, s.Record(credstore.Key{Server: "https://" + host + "/mcp"})
+	}
 	switch verb {
 	case "save":
 		_, gen, err := r.Load(ctx)
@@ -64,6 +69,42 @@ func help(what string) error {
 			return fmt.Errorf("loaded %q, %w", data, err)
 		}
 		fmt.Println("backend:", s.Backend())
+		return err
+	case "stores": // as many stores at once, each of its own directory
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return err
+		}
+		errs := make(chan error)
+		for i := range n {
+			go func() {
+				s, err := credstore.Open(credstore.Options{Dir: filepath.Join(s.Dir(), strconv.Itoa(i)), Mode: os.Getenv("CREDSTORE_MODE")})
+				if err == nil {
+					_, _, err = s.Record(plainKey).Save(ctx, []byte("token"), 0)
+					fmt.Println("backend:", s.Backend())
+				}
+				errs <- err
+			}()
+		}
+		for range n {
+			err = errors.Join(err, <-errs)
+		}
+		return err
+	case "loads": // so many at once
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return err
+		}
+		errs := make(chan error)
+		for range n {
+			go func() {
+				_, _, err := r.Load(ctx)
+				errs <- err
+			}()
+		}
+		for range n {
+			err = errors.Join(err, <-errs)
+		}
 		return err
 	case "count": // adds one, n times, under the lock
 		n, err := strconv.Atoi(arg)

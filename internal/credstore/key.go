@@ -12,11 +12,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
-// keyLockPatience bounds the wait for another process that looks for the key:
-// longer than its keyring call may take.
-const keyLockPatience = 2 * keyringTimeout
+const (
+	// searchTimeout bounds what one search for the key asks of the keyring, in
+	// several calls.
+	searchTimeout = 5 * time.Second
+	// keyLockPatience bounds the wait for another process that looks for the
+	// key. It is longer than a search: who is passed by was stopped.
+	keyLockPatience = 2 * keyringTimeout
+)
+
+// errKeyLost reports a keyring that works and does not hold the key that it
+// should.
+var errKeyLost = errors.New("the keyring does not hold its key")
 
 // marker is the file "backend": where the key is, and which one it is. It is
 // what keeps processes with and without a keyring from sealing with two keys.
@@ -27,6 +37,10 @@ type marker struct {
 	KeyID   string `json:"key_id"`
 	// Fallback says that the file was not chosen but all there was.
 	Fallback bool `json:"fallback,omitempty"`
+	// Earlier is the key in a keyring that was out of reach when the file took its
+	// place: what it sealed is read again once the keyring is back.
+	EarlierAccount string `json:"earlier_account,omitempty"`
+	EarlierKeyID   string `json:"earlier_key_id,omitempty"`
 }
 
 func (s *Store) markerPath() string { return filepath.Join(s.dir, "backend") }
@@ -60,13 +74,25 @@ func (m *marker) settles(mode string) bool {
 	return m != nil && (mode == ModeAuto || mode == m.Backend)
 }
 
-// sealingKey returns the key of this state directory, making it first where
-// there is none. forWrite says that a record is about to be written: then, in
-// auto mode, a keyring that has gone away is replaced by the file, because the
-// person has just signed in again; a mere read leaves everything as it is.
-func (s *Store) sealingKey(ctx context.Context, forWrite bool) ([]byte, error) {
+// sealingKey returns the key of this state directory. forWrite says that a
+// record is about to be written: then a key is made where there is none, and in
+// auto mode a keyring that has gone away is replaced by the file, because the
+// person has just signed in again; a mere read leaves a keyring as it is.
+func (s *Store) sealingKey(ctx context.Context, forWrite bool) (key []byte, err error) {
+	began := time.Now()
 	s.keyMu.Lock()
 	defer s.keyMu.Unlock()
+	if !forWrite && s.failed != nil && s.failedAt.After(began) {
+		// It failed while this caller waited for it. Were each to ask the keyring
+		// for itself, the last of many would wait for minutes.
+		return nil, s.failed
+	}
+	defer func() {
+		s.failed, s.failedAt = err, time.Now()
+		if ctx.Err() != nil {
+			s.failed = nil // for a reason of this caller's own
+		}
+	}()
 
 	// The marker is read each time: another process may have moved the key.
 	m, err := s.readMarker()
@@ -94,10 +120,17 @@ func (s *Store) sealingKey(ctx context.Context, forWrite bool) ([]byte, error) {
 	place.Version, place.KeyID = 1, keyID(key)
 	settled := false
 	if m == nil || *m != place {
+		if now, err := s.readMarker(); err != nil || (m == nil) != (now == nil) || m != nil && *m != *now {
+			// This process was stopped, and another one went past it.
+			return nil, &UnavailableError{Err: errors.Join(errors.New("another process is about it"), err)}
+		}
 		if err := s.writeMarker(place); err != nil {
 			return nil, err
 		}
 		settled = true
+		if m != nil && m.Backend == BackendFile && place.Backend == BackendKeyring {
+			_ = os.Remove(s.keyPath()) // it has moved
+		}
 	}
 	// Said when it is decided; every later start would only repeat it.
 	if place.Fallback && settled && s.pass != "" {
@@ -117,18 +150,24 @@ func (s *Store) findKey(ctx context.Context, m *marker, forWrite bool) ([]byte, 
 	}
 	inKeyring := marker{Backend: BackendKeyring, Account: account}
 	inFile := marker{Backend: BackendFile}
+	expected := "" // id of the key that the keyring should hold
+	if m != nil && m.Backend == BackendKeyring {
+		expected = m.KeyID
+	}
+	asking, cancel := context.WithTimeoutCause(ctx, searchTimeout, errKeyringTimeout)
+	defer cancel()
 
 	switch {
 	case s.mode == ModeFile && m != nil && m.Backend == BackendKeyring:
 		// The person chose the file: the key moves, so that nobody signs in
 		// again. A keyring out of reach keeps it; a new one is made then.
-		key, err := keyringGet(ctx, account)
+		key, err := keyringKey(asking, account, expected)
 		switch {
 		case err == nil:
 			if err := s.writeKey(key); err != nil {
 				return nil, marker{}, err
 			}
-			_ = keyringDelete(ctx, account) // a copy left there opens nothing new
+			_ = keyringDelete(asking, account) // a copy left there opens nothing new
 			return key, inFile, nil
 		case !errors.Is(err, ErrNotFound):
 			s.warnOnce(fmt.Sprintf("the keyring is not available (%v): earlier sign-ins sealed with its key cannot be read", err))
@@ -137,6 +176,9 @@ func (s *Store) findKey(ctx context.Context, m *marker, forWrite bool) ([]byte, 
 		return key, inFile, err
 
 	case s.mode == ModeFile:
+		if m != nil {
+			inFile.EarlierAccount, inFile.EarlierKeyID = m.EarlierAccount, m.EarlierKeyID
+		}
 		key, err := s.fileKey()
 		return key, inFile, err
 
@@ -151,49 +193,62 @@ func (s *Store) findKey(ctx context.Context, m *marker, forWrite bool) ([]byte, 
 	}
 
 	// The keyring it is, or is to be.
-	var given []byte
-	if m != nil && m.Backend == BackendFile {
-		key, err := s.readKey() // moves to the keyring
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	var key []byte
+	var err error
+	moves := m != nil && m.Backend == BackendFile
+	if moves {
+		if key, err = s.readKey(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, marker{}, err
 		}
-		given = key
+		moves = err == nil
 	}
-	key, err := keyringKey(ctx, account, given)
-	if err == nil {
-		if given != nil && bytes.Equal(key, given) {
-			// The marker names the keyring before the file goes.
-			place := inKeyring
-			place.Version, place.KeyID = 1, keyID(key)
-			if err := s.writeMarker(place); err != nil {
-				return nil, marker{}, err
-			}
-			_ = os.Remove(s.keyPath())
+	if !moves {
+		key, err = keyringKey(asking, account, expected)
+	}
+	if moves || forWrite && errors.Is(err, ErrNotFound) {
+		if key == nil {
+			key = newKey()
 		}
+		err = keyringSet(asking, account, key)
+	}
+	if err == nil {
 		return key, inKeyring, nil
 	}
-	if s.mode == ModeKeyring || (m != nil && !forWrite) || ctx.Err() != nil {
+	if errors.Is(err, ErrNotFound) && !forWrite {
+		return nil, marker{}, errKeyLost
+	}
+	if s.mode == ModeKeyring || !forWrite || ctx.Err() != nil {
 		return nil, marker{}, &UnavailableError{Err: err}
 	}
 	key, err = s.fileKey()
 	inFile.Fallback = true
+	if m != nil {
+		inFile.EarlierAccount, inFile.EarlierKeyID = m.Account, m.KeyID
+	}
 	return key, inFile, err
 }
 
-// keyringKey reads the key of account, or stores given (else a new one) where
-// the keyring has none.
-func keyringKey(ctx context.Context, account string, given []byte) ([]byte, error) {
-	if given == nil {
-		key, err := keyringGet(ctx, account)
-		if !errors.Is(err, ErrNotFound) {
-			return key, err
-		}
-		given = newKey()
-	}
-	if err := keyringSet(ctx, account, given); err != nil {
+// earlierKey returns the key that records may be sealed with that were written
+// before the file took the keyring's place, and nil where there is none.
+func (s *Store) earlierKey(ctx context.Context) ([]byte, error) {
+	s.keyMu.Lock()
+	defer s.keyMu.Unlock()
+	m, err := s.readMarker()
+	if err != nil || m == nil || m.EarlierKeyID == "" {
 		return nil, err
 	}
-	return given, nil
+	if s.earlier != nil && keyID(s.earlier) == m.EarlierKeyID {
+		return s.earlier, nil
+	}
+	key, err := keyringKey(ctx, m.EarlierAccount, m.EarlierKeyID)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &UnavailableError{Err: err}
+	}
+	s.earlier = key
+	return key, nil
 }
 
 // account names the key of this state directory in the keyring: several

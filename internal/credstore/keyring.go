@@ -21,6 +21,10 @@ const keyringService = "mcp-clerk"
 // at a prompt that may be on no screen, and go-keyring takes no context.
 const keyringTimeout = 3 * time.Second
 
+// keyringPoll is how often a keyring is asked that does not yet show what was
+// written to it.
+const keyringPoll = 100 * time.Millisecond
+
 // ErrNotFound reports that the keyring works and has no such key.
 var ErrNotFound = errors.New("key not found in the keyring")
 
@@ -54,6 +58,10 @@ func keyringCall(ctx context.Context, call func() (string, error)) (string, erro
 	select {
 	case keyringTurn <- struct{}{}:
 	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	if ctx.Err() != nil { // both were ready
+		<-keyringTurn
 		return "", context.Cause(ctx)
 	}
 	type result struct {
@@ -90,6 +98,33 @@ func keyringGet(ctx context.Context, account string) ([]byte, error) {
 	return key, nil
 }
 
+// keyringKey returns the key of account, and ErrNotFound where the keyring has
+// none. If id is not empty it waits for the key of that id, at most for
+// keyringTimeout: some keyrings show what was written, by whichever process, a
+// while later, and the value before it until then.
+func keyringKey(ctx context.Context, account, id string) ([]byte, error) {
+	if id == "" {
+		return keyringGet(ctx, account)
+	}
+	late := time.NewTimer(keyringTimeout)
+	defer late.Stop()
+	tick := time.NewTicker(keyringPoll)
+	defer tick.Stop()
+	for {
+		key, err := keyringGet(ctx, account)
+		if err == nil && keyID(key) == id || err != nil && !errors.Is(err, ErrNotFound) {
+			return key, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-late.C:
+			return nil, ErrNotFound
+		case <-tick.C:
+		}
+	}
+}
+
 // keyringSet stores the key and reads it back, because a keyring that takes
 // a value and loses it would cost the sign-in later.
 func keyringSet(ctx context.Context, account string, key []byte) error {
@@ -100,12 +135,9 @@ func keyringSet(ctx context.Context, account string, key []byte) error {
 	if err != nil {
 		return err
 	}
-	back, err := keyringGet(ctx, account)
-	if err != nil {
-		return fmt.Errorf("read back what was stored: %w", err)
-	}
-	if string(back) != string(key) {
-		return errors.New("it gives back another value than was stored")
+	if _, err := keyringKey(ctx, account, keyID(key)); err != nil {
+		// Not %w: a key that does not come back was not merely never made.
+		return fmt.Errorf("it does not give back what was stored: %v", err) //nolint:errorlint // see above
 	}
 	return nil
 }

@@ -163,8 +163,21 @@ func (r *Record) open(ctx context.Context) (*contents, error) {
 		return nil, err
 	}
 	key, err := r.store.sealingKey(ctx, false)
+	if errors.Is(err, errKeyLost) {
+		return nil, &CorruptError{Path: path, Reason: err.Error()}
+	}
 	if err != nil {
 		return nil, err
 	}
-	return sealed.open(key, r.name+r.ext)
+	box, err := sealed.open(key, r.name+r.ext)
+	var corrupt *CorruptError
+	if !errors.As(err, &corrupt) {
+		return box, err
+	}
+	if key, keyErr := r.store.earlierKey(ctx); keyErr != nil {
+		return nil, keyErr
+	} else if key != nil {
+		return sealed.open(key, r.name+r.ext)
+	}
+	return nil, err
 }

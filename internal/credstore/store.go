@@ -63,6 +63,11 @@ type Store struct {
 	keyMu sync.Mutex // serialises the search for the key within the process
 	key   []byte     // nil until it is known
 	keyID string
+	// earlier is the key before this one, of a keyring that was out of reach.
+	earlier []byte
+	// failed is how the last search for a reader ended, at failedAt.
+	failed   error
+	failedAt time.Time
 
 	warnMu sync.Mutex
 	warned map[string]bool
@@ -153,12 +158,18 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 		return nil, fmt.Errorf("list credentials: %w", err)
 	}
 	entries := make([]Entry, 0, len(paths))
+	var unavailable *UnavailableError
 	for _, path := range paths {
+		if unavailable != nil { // a keyring that hangs is not asked for each record
+			entries = append(entries, Entry{Path: path, Err: unavailable})
+			continue
+		}
 		r := &Record{store: s, name: strings.TrimSuffix(filepath.Base(path), recordExt), ext: recordExt}
 		box, err := r.open(ctx)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // deleted meanwhile
 		}
+		errors.As(err, &unavailable)
 		e := Entry{Path: path, Err: err}
 		if err == nil {
 			e.Key, e.Saved = box.key(), time.Unix(box.Saved, 0)

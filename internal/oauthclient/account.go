@@ -76,7 +76,9 @@ func (c *Client) SignOut(ctx context.Context) error {
 	if err := errors.Join(c.opts.Store.Delete(keep), c.opts.Pending.Delete(keep)); err != nil {
 		return fmt.Errorf("forget the sign-in at %q: %w", c.display(), err)
 	}
-	c.setCurrent(nil)
+	c.mu.Lock()
+	c.cred, c.unsaved = nil, nil
+	c.mu.Unlock()
 	if revokeErr != nil {
 		return &RevocationError{Err: revokeErr}
 	}

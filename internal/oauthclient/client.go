@@ -194,6 +194,7 @@ type Client struct {
 	static  secret.String // the ready token of now
 	cred    *credential   // as last seen in the store; nil: none known
 	none    time.Time     // when the store was last seen to have none
+	unsaved *unsaved      // what the store could not take
 	flights map[string]*flight
 	stepUps map[string]int // sign-ins for a set of scopes
 	backOff time.Time      // no refresh before its time until then
@@ -490,6 +491,9 @@ func (c *Client) current() *credential {
 // reload reads the store and makes what it holds current.
 func (c *Client) reload(ctx context.Context) (*credential, uint64, error) {
 	data, generation, err := c.opts.Store.Load(ctx)
+	if cred := c.notSaved(generation, err); cred != nil {
+		return cred, generation, nil
+	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("read credential for %q: %w", c.display(), err)
 	}

@@ -141,8 +141,10 @@ func overwrite(ctx context.Context, store TokenStore, data []byte) error {
 	return errors.New("another process keeps writing the same record")
 }
 
+// underWay reports whether somebody may still be at it. One that seems to start
+// later began before the clock was set back, nobody knows when.
 func (p *pendingSignIn) underWay(now time.Time) bool {
-	return p != nil && p.Ended.IsZero() && now.Before(p.Expires) && (p.DeviceCode != "" || p.State != "" && p.port() != 0)
+	return p != nil && p.Ended.IsZero() && now.Before(p.Expires) && !now.Add(time.Minute).Before(p.Started) && (p.DeviceCode != "" || p.State != "" && p.port() != 0)
 }
 
 func (p *pendingSignIn) expectation() expectation {

@@ -284,6 +284,38 @@ func TestWhoEndsASignIn(t *testing.T) {
 	<-done
 }
 
+// Case 44: the clock was a year ahead when a sign-in began, whose process died.
+// Nobody is at it for a year.
+func TestASignInThatBeganBeforeTheClockWasSetBack(t *testing.T) {
+	s := newSite(t)
+	clk := newClock()
+	windows := make(chan string, 10)
+	o := options(t, s.URL+"/mcp", t.TempDir())
+	o.Now, o.OpenURL = clk.Now, func(target string) error { windows <- target; return nil }
+	begin := func() (window string, end func()) {
+		c := newClient(t, o)
+		done := make(chan error, 1)
+		go func() {
+			done <- c.Authorize(context.WithoutCancel(t.Context()), "", http.StatusUnauthorized, http.Header{})
+		}()
+		select {
+		case window = <-windows:
+		case <-time.After(10 * time.Second):
+			t.Error("no window opens")
+		}
+		return window, func() { c.Close(); <-done }
+	}
+	clk.add(365 * 24 * time.Hour)
+	first, end := begin()
+	end()
+	clk.add(-365 * 24 * time.Hour)
+	second, end := begin()
+	end()
+	if second == first {
+		t.Error("the sign-in of the year to come goes on")
+	}
+}
+
 // Case 38: the process dies after the server has rotated and before it has
 // stored the successor. The next one presents the ancestor; a server with a
 // grace period answers it, and no window opens.

@@ -156,7 +156,7 @@ func (c *Client) store(ctx context.Context, cred *credential, generation uint64)
 	_, ok, err := c.opts.Store.Save(context.WithoutCancel(ctx), data, generation)
 	if err != nil {
 		// The tokens are good for this process all the same.
-		c.setCurrent(cred)
+		c.holdUnsaved(cred, generation)
 		c.log.Error("the sign-in could not be stored and will not survive this process", "server", c.display(), "err", err)
 		return nil
 	}
@@ -172,6 +172,36 @@ func (c *Client) store(ctx context.Context, cred *credential, generation uint64)
 		return errSignInNeeded
 	}
 	return nil
+}
+
+// unsaved is a credential that this process holds in place of the stored one,
+// which is older: its refresh token may be spent, and showing that again would
+// look like a theft (RFC 9700 section 4.14.2).
+type unsaved struct {
+	cred *credential
+	over uint64 // generation of what is stored
+}
+
+func (c *Client) holdUnsaved(cred *credential, over uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cred, c.unsaved = cred, &unsaved{cred, over}
+}
+
+// notSaved returns the credential that takes the place of what the store holds
+// in the given generation, and nil where that holds: another process may have
+// written meanwhile.
+func (c *Client) notSaved(generation uint64, loadErr error) *credential {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unsaved != nil && loadErr == nil && generation != c.unsaved.over {
+		c.unsaved = nil
+	}
+	if c.unsaved == nil {
+		return nil
+	}
+	c.cred = c.unsaved.cred
+	return c.cred
 }
 
 // age is the time since t; a clock that was set back makes nothing young.

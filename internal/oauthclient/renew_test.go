@@ -647,3 +647,88 @@ func TestARefusedRegistrationIsExplained(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// fullDisk is a store that can be read and, while full, not be written.
+type fullDisk struct {
+	oauthclient.TokenStore
+	full *atomic.Bool
+}
+
+func (f fullDisk) Save(ctx context.Context, data []byte, generation uint64) (uint64, bool, error) {
+	if f.full.Load() {
+		return 0, false, errors.New("no space left on device")
+	}
+	return f.TokenStore.Save(ctx, data, generation)
+}
+
+// What could not be stored is used and renewed by the process that holds it;
+// the stored refresh token is spent, and this server takes none twice.
+func TestAFullDiskCostsNoSignIn(t *testing.T) {
+	s := newSite(t)
+	clk := newClock()
+	var full atomic.Bool
+	filled := func(o *oauthclient.Options) {
+		o.Now, o.Store, o.Pending = clk.Now, fullDisk{o.Store, &full}, fullDisk{o.Pending, &full}
+	}
+	works := func(t *testing.T, c *oauthclient.Client) {
+		t.Helper()
+		for range 3 {
+			clk.add(2 * time.Hour)
+			if status, err := request(t.Context(), c, s.URL+"/mcp"); status != http.StatusOK || err != nil {
+				t.Errorf("status %d, %v", status, err)
+			}
+		}
+		full.Store(false) // there is room again
+		clk.add(2 * time.Hour)
+		token(t, c)
+	}
+	next := func(t *testing.T, dir string) {
+		t.Helper()
+		o := options(t, s.URL+"/mcp", dir)
+		o.Now, o.OpenURL = clk.Now, closed(t)
+		if status, err := request(t.Context(), newClient(t, o), s.URL+"/mcp"); status != http.StatusOK || err != nil {
+			t.Errorf("the next process: status %d, %v", status, err)
+		}
+	}
+	t.Run("at a refresh", func(t *testing.T) {
+		c, b, dir := signedIn(t, s, filled)
+		full.Store(true)
+		works(t, c)
+		if b.windows() != 1 {
+			t.Errorf("%d windows", b.windows())
+		}
+		next(t, dir)
+	})
+	t.Run("at the sign-in", func(t *testing.T) {
+		full.Store(true)
+		c, b, dir := signedIn(t, s, filled)
+		works(t, c)
+		if b.windows() != 1 {
+			t.Errorf("%d windows", b.windows())
+		}
+		next(t, dir)
+	})
+	t.Run("another process signs in meanwhile", func(t *testing.T) {
+		full.Store(false)
+		c, _, dir := signedIn(t, s, filled)
+		full.Store(true)
+		clk.add(2 * time.Hour)
+		held := token(t, c)
+		o := options(t, s.URL+"/mcp", dir)
+		b := &browser{}
+		o.Now, o.OpenURL = clk.Now, b.open
+		other := newClient(t, o)
+		if err := other.SignIn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b.busy.Wait()
+		want := token(t, other)
+		s.with(func() { delete(s.valid, held) })
+		if status, err := request(t.Context(), c, s.URL+"/mcp"); status != http.StatusOK || err != nil {
+			t.Errorf("status %d, %v", status, err)
+		}
+		if got := token(t, c); got != want {
+			t.Errorf("goes on with %q, want the other's %q", got, want)
+		}
+	})
+}

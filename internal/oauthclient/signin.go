@@ -395,6 +395,8 @@ func (c *Client) adopt(ctx context.Context, req signInRequest, cred *credential)
 	c.setCurrent(cred)
 	err := c.keep(ctx, cred)
 	if err != nil && !req.explicit {
+		_, generation, _ := c.opts.Store.Load(context.WithoutCancel(ctx)) // 0 where nothing can be read
+		c.holdUnsaved(cred, generation)
 		c.log.Error("the sign-in could not be stored and will not survive this process", "server", c.display(), "err", err)
 		return nil
 	}
