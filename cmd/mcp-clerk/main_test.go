@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 		"walking-browser": walkingBrowser,
 		"idle-browser":    func() { noteWindow() },
 		"no-browser":      func() { os.Exit(1) },
+		"bench-server":    serveBench,
 	})
 }
 

@@ -23,8 +23,8 @@ import (
 )
 
 // The benchmarks of connect run the program that a release would contain,
-// against a server in this process, and compare with the same requests sent to
-// that server directly, in turn. MCP_REMOTE, when it names the main script of an
+// against a server of another process, and compare with the same requests sent
+// to that server directly, in turn. MCP_REMOTE, when it names the main script of an
 // installed mcp-remote, has it measured in the same run.
 
 const benchInitialize = `{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}`
@@ -59,20 +59,46 @@ func bridges(b *testing.B, url, state string) map[string][]string {
 	return all
 }
 
-// benchServer is a server as there are many, without a sign-in.
-func benchServer(b *testing.B) string {
-	b.Helper()
+// serveBench is the command bench-server: a server as there are many, without a
+// sign-in. It prints its URL and ends with its input.
+func serveBench() {
 	srv := mcpserver.NewMCPServer("bench", "1")
-	text := func(s string) *mcp.CallToolResult { return mcp.NewToolResultText(s) }
 	srv.AddTool(mcp.NewTool("add", mcp.WithNumber("a", mcp.Required()), mcp.WithNumber("b", mcp.Required())),
 		func(_ context.Context, r mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-			return text(strconv.FormatFloat(r.GetFloat("a", 0)+r.GetFloat("b", 0), 'f', -1, 64)), nil
+			return mcp.NewToolResultText(strconv.FormatFloat(r.GetFloat("a", 0)+r.GetFloat("b", 0), 'f', -1, 64)), nil
 		})
-	large := strings.Repeat("x", 100_000_000)
-	srv.AddTool(mcp.NewTool("large"), func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) { return text(large), nil })
-	served := httptest.NewServer(mcpserver.NewStreamableHTTPServer(srv, mcpserver.WithStateLess(true)))
-	b.Cleanup(served.Close)
-	return served.URL + "/mcp"
+	srv.AddTool(mcp.NewTool("large"), func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		return mcp.NewToolResultText(strings.Repeat("x", 100_000_000)), nil
+	})
+	served := httptest.NewServer(mcpserver.NewStreamableHTTPServer(srv, mcpserver.WithStateLess(true), mcpserver.WithDisableStreaming(true)))
+	fmt.Println(served.URL + "/mcp")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// benchServer starts that server as a process of its own, as it would be.
+func benchServer(b *testing.B) string {
+	b.Helper()
+	cmd := exec.CommandContext(b.Context(), "bench-server")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait() // its end is what was asked for
+	})
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		b.Fatal(err)
+	}
+	return strings.TrimSpace(url)
 }
 
 func benchCall(id int, tool string) string {
