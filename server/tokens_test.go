@@ -156,7 +156,11 @@ func TestTokensOfOtherKindsAreRefused(t *testing.T) {
 		"a user's API key at Clerk":                           {byClerk, false, func(r *rig) string { return r.apiKey(devclerk.APIKey{Subject: devclerk.AdminID}) }},
 		"an organisation's API key where users' are accepted": {func(o *server.Options) { o.APIKeys = true }, false, func(r *rig) string { return r.apiKey(devclerk.APIKey{Subject: "org_1"}) }},
 		"a machine's token":                                   {func(o *server.Options) { o.APIKeys = true }, false, func(r *rig) string { m := r.clerk.AddMachine(); return r.clerk.MachineToken(m, time.Hour, m) }},
-		"an opaque token where an audience is demanded":       {byClerk, true, func(r *rig) string { return r.accessToken(devclerk.AdminID) }},
+		"an opaque token that was revoked": {byClerk, true, func(r *rig) string {
+			token := r.accessToken(devclerk.AdminID)
+			r.clerk.RevokeAccessToken(token)
+			return token
+		}},
 		"a JWT for another resource": {byClerk, false, func(r *rig) string {
 			if err := r.clerk.AddResource("https://other.example/mcp"); err != nil {
 				r.t.Fatal(err)
@@ -202,6 +206,15 @@ func (r *rig) bare() string {
 		r.t.Fatal(err)
 	}
 	return token
+}
+
+// Of an opaque token Clerk never says for what it was made.
+func TestAnOpaqueTokenIsAccepted(t *testing.T) {
+	r := start(t, byClerk, nil)
+	r.clerk.SetOpaqueTokens(true)
+	if status, challenge := r.refusedWith(r.accessToken(devclerk.AdminID)); status != 200 {
+		t.Errorf("%d %s", status, challenge)
+	}
 }
 
 func TestATokenWithoutAudienceIsAcceptedIfTheOptionsSaySo(t *testing.T) {
