@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -471,6 +472,50 @@ func TestConnectionThatEndsBeforeTheAnswerIsNotRepeated(t *testing.T) {
 			t.Errorf("got %v after %d requests", err, len(srv.seen()))
 		}
 	})
+}
+
+// A kept connection of which the server has gone takes not one byte; and then
+// the server is not there for a moment. Nothing of the call was sent: it is made
+// when the server is back.
+func TestCallOfWhichNothingWasSentIsMadeWhenTheServerIsBack(t *testing.T) {
+	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		answerJSON(w, 200, `{"jsonrpc":"2.0","id":1,"result":{}}`)
+	})
+	var dials atomic.Int32
+	var gone atomic.Bool
+	base := transport.DefaultTransport()
+	dial := base.DialContext
+	base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if n := dials.Add(1); n == 2 || n == 3 {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
+		}
+		conn, err := dial(ctx, network, addr)
+		return &goneConn{conn, &gone}, err
+	}
+	c := newClient(t, srv.URL, func(o *transport.Options) { o.HTTPClient = &http.Client{Transport: base} })
+	for range 2 {
+		var got received
+		if err := c.Do(t.Context(), transport.Call{Message: message(t, callTool), Deliver: got.add}); err != nil {
+			t.Fatal(err)
+		}
+		gone.Store(true)
+	}
+	if n := len(srv.seen()); n != 2 || dials.Load() != 4 {
+		t.Errorf("%d requests over %d dials", n, dials.Load())
+	}
+}
+
+// goneConn fails to write, once, when it is to.
+type goneConn struct {
+	net.Conn
+	gone *atomic.Bool
+}
+
+func (c *goneConn) Write(p []byte) (int, error) {
+	if c.gone.CompareAndSwap(true, false) {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
 }
 
 // 2026-07-28, basic/transports/streamable-http, "Cancellation": closing the
