@@ -58,7 +58,7 @@ command that opens the sign-in page.`,
 // browser's answer comes to.
 func urlAndPort(cmd *cobra.Command, args []string) error {
 	if len(args) < 1 || len(args) > 2 {
-		return usagef("%s takes the URL of one server and the port of its sign-in, not %d arguments", cmd.Name(), len(args))
+		return usagef("%s takes the URL of one server, and the port of its sign-in if need be, not %d arguments", cmd.Name(), len(args))
 	}
 	return nil
 }

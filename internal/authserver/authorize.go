@@ -3,12 +3,10 @@ package authserver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/store"
 )
@@ -286,17 +284,7 @@ func (s *Server) saveConsent(ctx context.Context, subject string, c *client, req
 		return err
 	}
 	key, expires := consentKey(subject, req.Client), now.Add(s.opts.RefreshAbsolute)
-	for range 3 { // the record may expire or appear between the two
-		err = s.store.Create(ctx, store.Record{Key: key, Value: value, Expires: expires})
-		if !errors.Is(err, store.ErrExists) {
-			break
-		}
-		_, err = s.store.Update(ctx, key, func(store.Record) ([]byte, time.Time, error) { return value, expires, nil })
-		if !errors.Is(err, store.ErrNotFound) {
-			break
-		}
-	}
-	if err != nil {
+	if err := s.put(ctx, store.Record{Key: key, Value: value, Expires: expires}); err != nil {
 		return storeError("save consent", err)
 	}
 	return nil

@@ -166,20 +166,24 @@ func (s *Server) keepDocument(ctx context.Context, c *client) error {
 		return fmt.Errorf("encode client: %w", err)
 	}
 	key, until := documentKey(c.ID), s.now().Add(s.opts.RefreshAbsolute+registrationTTL)
-	for range 3 { // the record may expire or appear between the two
-		err = s.store.Create(ctx, store.Record{Key: key, Value: value, Expires: until})
-		if !errors.Is(err, store.ErrExists) {
-			break
-		}
-		_, err = s.store.Update(ctx, key, func(store.Record) ([]byte, time.Time, error) { return value, until, nil })
-		if !errors.Is(err, store.ErrNotFound) {
-			break
-		}
-	}
-	if err != nil {
+	if err := s.put(ctx, store.Record{Key: key, Value: value, Expires: until}); err != nil {
 		return storeError("keep client document", err)
 	}
 	return nil
+}
+
+// put stores a record, in the place of one that may be there.
+func (s *Server) put(ctx context.Context, r store.Record) (err error) {
+	for range 3 { // the record may expire or appear between the two
+		if err = s.store.Create(ctx, r); !errors.Is(err, store.ErrExists) {
+			return err
+		}
+		_, err = s.store.Update(ctx, r.Key, func(store.Record) ([]byte, time.Time, error) { return r.Value, r.Expires, nil })
+		if !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	}
+	return err
 }
 
 // renewDocument replaces the stored copy, best effort: it is a copy.

@@ -6,15 +6,12 @@ import (
 	"errors"
 	"html/template"
 	"net/http"
-	"sync"
 )
 
 //go:embed users.html
 var usersHTML string
 
-var usersTemplate = sync.OnceValue(func() *template.Template {
-	return template.Must(template.New("users").Parse(usersHTML))
-})
+var usersTemplate = parsed("users", &usersHTML)
 
 // userAction is what a developer can do to a user on the page of all users,
 // which stands in for Clerk's dashboard: it is no part of Clerk's APIs.

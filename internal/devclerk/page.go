@@ -17,9 +17,13 @@ var pageHTML string
 //go:embed page.css
 var pageCSS string
 
-var pageTemplate = sync.OnceValue(func() *template.Template {
-	return template.Must(template.New("page").Parse(pageHTML))
-})
+var pageTemplate = parsed("page", &pageHTML)
+
+// parsed reads a page's template when it is first shown: every start of the
+// program would pay for it otherwise.
+func parsed(name string, html *string) func() *template.Template {
+	return sync.OnceValue(func() *template.Template { return template.Must(template.New(name).Parse(*html)) })
+}
 
 // pagePolicy allows nothing but the page's own style sheet. There is no
 // form-action: Chromium applies it to every redirect that follows a submit,

@@ -5,16 +5,13 @@ import (
 	_ "embed"
 	"html/template"
 	"net/http"
-	"sync"
 	"time"
 )
 
 //go:embed switches.html
 var switchesHTML string
 
-var switchesTemplate = sync.OnceValue(func() *template.Template {
-	return template.Must(template.New("switches").Parse(switchesHTML))
-})
+var switchesTemplate = parsed("switches", &switchesHTML)
 
 // A toggle is a state of the stand-in that can be switched while it runs, on a
 // page that nothing links to: it is for who tries out what a server does about
