@@ -168,8 +168,22 @@ func (e *refusedError) Error() string {
 // still waits for one.
 func (hs *handshake) ask() error {
 	b, p := hs.b, hs.p
+	// One attempt must not stand for all to come. A person may take their time.
+	ctx, end := context.WithCancelCause(b.life)
+	defer end(nil)
+	limit := time.AfterFunc(b.o.RequestTimeout, func() {
+		end(&transport.UnreachableError{Host: b.host, Err: transport.ErrSlow})
+	})
+	defer limit.Stop()
+	authorizing := func(waiting bool) {
+		if waiting {
+			limit.Stop()
+		} else {
+			limit.Reset(b.o.RequestTimeout)
+		}
+	}
 	var refusal error
-	err := b.remote.Do(b.life, transport.Call{Message: p.m, Deliver: func(m *jsonrpc.Message) error {
+	err := b.remote.Do(ctx, transport.Call{Message: p.m, Authorizing: authorizing, Deliver: func(m *jsonrpc.Message) error {
 		if !m.IsResponse() || jsonrpc.IDKey(m.ID) != p.key {
 			return b.deliver(nil, m)
 		}

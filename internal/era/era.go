@@ -36,9 +36,6 @@ type Machine interface {
 	// Ended says that a Send is over: a request's stream has ended, or another
 	// message was accepted. err says why it ended without that.
 	Ended(now time.Time, call int, err error) []Step
-	// Renewed says that the server has forgotten the session of connection leg,
-	// and that another one has taken its place.
-	Renewed(now time.Time, leg int) []Step
 	// Next says when Tick wants to be called; the zero time means never.
 	Next() time.Time
 	// Tick does what is due.

@@ -488,20 +488,6 @@ func (t *ToLegacy) Ended(now time.Time, call int, err error) []Step {
 	return t.take()
 }
 
-// Renewed implements Machine: what the old session had been asked for is asked
-// again.
-func (t *ToLegacy) Renewed(_ time.Time, leg int) []Step {
-	s := t.sessions[leg]
-	if s == nil || !s.open {
-		return nil
-	}
-	if s.level >= 0 && len(s.setting) == 0 {
-		t.ask(s, &errand{method: methodSetLevel}, json.RawMessage(`{"level":`+string(quote(levels[s.level]))+`}`))
-	}
-	t.watchAgain(s)
-	return t.take()
-}
-
 // told takes a notification of the server; e is nil where it came on no call's
 // stream.
 func (t *ToLegacy) told(s *session, e *errand, m *jsonrpc.Message) {

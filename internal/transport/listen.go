@@ -81,9 +81,12 @@ func (s *Session) listenLoop(life context.Context, answered func()) {
 				cancel()
 				s.c.log.Debug("the server offers no stream of its own", "host", s.c.Host(), "status", code)
 				s.mu.Lock()
-				s.listening = false // the next initialized asks again
+				again := s.lease.generation != l.generation
+				s.listening = again // the next initialized asks again
 				s.mu.Unlock()
-				return
+				if !again {
+					return
+				}
 			}
 		}
 		_ = sleep(ctx, wait) // a new session ends ctx

@@ -641,3 +641,29 @@ func TestTheFirstCallWaitsForTheStream(t *testing.T) {
 		})
 	}
 }
+
+// A server that never answers the replayed initialize does not keep what comes
+// after that.
+func TestARenewalThatHangsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &sessions{}
+		var hangs atomic.Bool
+		_, c, _ := serveMemory(t, func(w http.ResponseWriter, r *http.Request) {
+			if hangs.Load() && r.Header.Get("Mcp-Session-Id") == "" {
+				<-r.Context().Done()
+				return
+			}
+			state.ServeHTTP(w, r)
+		})
+		s := open(t, c, drop)
+		hangs.Store(true)
+		state.forget()
+		began := time.Now()
+		err := s.Do(t.Context(), transport.Call{Message: message(t, callTool)})
+		if _, ok := errors.AsType[*transport.UnreachableError](err); !ok || !errors.Is(err, transport.ErrSlow) || time.Since(began) > 5*time.Minute {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		hangs.Store(false)
+		do(t, s, callTool)
+	})
+}

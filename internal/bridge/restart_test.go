@@ -1,0 +1,137 @@
+package bridge_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
+)
+
+// A server whose first answers to initialize come of its gateway is not stormed:
+// whoever finds that out late goes on in the session that another has opened.
+func TestManyThatFindNoNewSessionOpenOne(t *testing.T) {
+	for _, status := range []int{500, 502} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			s := &remote{}
+			var mu sync.Mutex
+			refuse, held, inits := 0, 0, 0
+			all := make(chan struct{})
+			const flying = 32
+			h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				r.Body = io.NopCloser(strings.NewReader(string(body)))
+				switch {
+				case strings.Contains(string(body), `"initialize"`):
+					mu.Lock()
+					inits++
+					no := refuse > 0
+					refuse = max(0, refuse-1)
+					mu.Unlock()
+					if no {
+						w.WriteHeader(status)
+						return
+					}
+				case strings.Contains(string(body), `"tools/call"`) && r.Header.Get("Mcp-Session-Id") == "session-1":
+					mu.Lock()
+					if held++; held == flying {
+						close(all)
+					}
+					mu.Unlock()
+					<-all // they are refused at once
+				}
+				s.ServeHTTP(w, r)
+			}))})
+			h.handshake()
+			h.call(request("ready", "ping", ""))
+			mu.Lock()
+			refuse, inits = 2, 0
+			mu.Unlock()
+			s.restart()
+			for i := range flying {
+				h.send(request(i, "tools/call", ""))
+			}
+			failed := 0
+			for _, line := range h.collect(flying) {
+				if strings.Contains(line, `"error"`) {
+					failed++
+				}
+			}
+			want(t, h.call(request("x", "tools/call", "")), answer("x"))
+			mu.Lock()
+			defer mu.Unlock()
+			if inits > 8 {
+				t.Errorf("initialize was sent %d times, for %d failed", inits, failed)
+			}
+		})
+	}
+}
+
+// The stream of what the server sends unasked comes back with the session, also
+// where it was refused meanwhile.
+func TestTheServerIsHeardAgainAfterRestarts(t *testing.T) {
+	tell := make(chan string)
+	s := &remote{get: func(w http.ResponseWriter, r *http.Request) {
+		send := events(w)
+		for {
+			select {
+			case line := <-tell:
+				send(line)
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}}
+	var mu sync.Mutex
+	refused := 0
+	h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		no := r.Method == http.MethodGet && refused > 0
+		if no {
+			refused--
+		}
+		mu.Unlock()
+		if no { // a server that has been restarted once more
+			s.restart()
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		s.ServeHTTP(w, r)
+	}))})
+	h.handshake()
+	for i := range 20 {
+		mu.Lock()
+		refused = i % 2
+		mu.Unlock()
+		s.restart()
+		want(t, h.call(request(i, "tools/call", "")), answer(i))
+		if i%2 == 1 { // until the GET was refused
+			for deadline := time.Now().Add(40 * time.Second); ; time.Sleep(time.Millisecond) {
+				mu.Lock()
+				left := refused
+				mu.Unlock()
+				if left == 0 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("the server is not listened to any more")
+				}
+			}
+		}
+	}
+	want(t, h.call(request("last", "tools/call", "")), answer("last"))
+	for {
+		select {
+		case tell <- `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`: // perhaps to a stream that is just ending
+		case line := <-h.lines:
+			want(t, line, `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`)
+			return
+		case <-time.After(time.Minute):
+			t.Fatal("the host has not heard of the server")
+		}
+	}
+}
