@@ -625,13 +625,14 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 
 func (e *eras) legacyOptions() era.LegacyOptions {
 	return era.LegacyOptions{Name: e.b.o.Name, Version: e.b.o.Version, Server: e.client.Host(), Keep: func(m *jsonrpc.Message) *jsonrpc.Message {
-		whole, err := e.b.loaded(m)
-		if err != nil && m.IsResponse() {
-			return parsed(e.b.failure(m.ID, "", err))
+		if m.IsResponse() && e.b.spool.Holds(m.Raw) { // memory is for what is small
+			return parsed(e.b.failure(m.ID, "", errTooLate))
 		}
-		return whole
+		return m // of other messages the machine gets all
 	}}
 }
+
+var errTooLate = errors.New("the response came while the client was asked for input, and is too large to be kept")
 
 // discover has t open the session that call wants: the answer comes from there.
 func (e *eras) discover(ctx context.Context, call transport.Call, t *translation) error {

@@ -121,6 +121,7 @@ const (
 	maxParked    = 64               // calls that wait for the host to come back
 	maxHeld      = 64               // notifications of one of them
 	maxHeldBytes = 256 << 10        // of all of these
+	maxKeptBytes = 8 << 20          // of what a server asks, and of what parked calls have ended with
 	maxSessions  = 4                // upstream, one for each set of capabilities
 	maxListens   = 64               // subscriptions of the host
 	parkTime     = 10 * time.Minute // for the host to come back

@@ -46,7 +46,8 @@ type LegacyOptions struct {
 	// Rand is read for secrets; nil means crypto/rand.
 	Rand io.Reader
 	// Keep makes a message of the server last for longer than the call that
-	// brought it. Nil stands for a func that returns it.
+	// brought it, or returns another in its place: in memory. Nil stands for a
+	// func that returns it.
 	Keep func(*jsonrpc.Message) *jsonrpc.Message
 }
 
