@@ -187,6 +187,7 @@ func (hs *handshake) ask() error {
 		if !m.IsResponse() || jsonrpc.IDKey(m.ID) != p.key {
 			return b.deliver(nil, m)
 		}
+		b.trace("from the server", m)
 		first := hs.claim()
 		if first {
 			defer b.finish(p)
