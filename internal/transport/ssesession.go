@@ -232,8 +232,11 @@ func (s *SSESession) begin(life context.Context, asks func(bool), replay bool) e
 			conn.close()
 		}
 	}
-	if status, answered := errors.AsType[*StatusError](err); answered && replay && status.Status != http.StatusUnauthorized && s.begun() {
-		return &RenewalError{err}
+	if status, answered := errors.AsType[*StatusError](err); answered && replay && s.begun() {
+		switch status.Status {
+		case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed: // not a server that is ill, or away
+			return &RenewalError{err}
+		}
 	}
 	if err != nil {
 		return err
