@@ -34,7 +34,7 @@ func Access(next http.Handler, logger *slog.Logger) http.Handler {
 		if !wellFormed(id) {
 			id = rand.Text()
 		}
-		w.Header().Set(HeaderRequestID, id)
+		w.Header()[HeaderRequestID] = []string{id}
 		ctx := context.WithValue(r.Context(), requestIDKey{}, id)
 		rec := &recorder{ResponseWriter: w}
 		started := time.Now()
