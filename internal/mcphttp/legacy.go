@@ -117,7 +117,7 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request, p *identity.Pri
 	if len(ids) != 1 {
 		return refuseWith(http.StatusBadRequest, "exactly one Mcp-Session-Id header is required after initialize")
 	}
-	session, err := s.openSession(ids[0], p)
+	session, err := s.openSession(r.Context(), ids[0], p)
 	var record sessionRecord
 	if err == nil {
 		if record, err = s.records.get(r.Context(), session.ID); err != nil {
@@ -135,14 +135,28 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request, p *identity.Pri
 	return session, record, true
 }
 
-func (s *Server) openSession(value string, p *identity.Principal) (*Session, error) {
-	if p == nil {
-		return s.codec.open(value, "", "", s.now())
+// openSession opens the value of the header for p. ctx is the request's.
+func (s *Server) openSession(ctx context.Context, value string, p *identity.Principal) (*Session, error) {
+	var subject, grant string
+	if p != nil {
+		subject, grant = p.Subject, p.Grant
 	}
-	session, err := s.codec.open(value, p.Subject, p.Grant, s.now())
-	if err != nil && s.o.Anonymous {
+	now := s.now()
+	l, _ := ctx.Value(lastKey{}).(*last)
+	if l != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if known := l.session; l.value == value && known.Subject == subject && known.Grant == grant && now.Before(known.Expires) {
+			return known, nil
+		}
+	}
+	session, err := s.codec.open(value, subject, grant, now)
+	if err != nil && p != nil && s.o.Anonymous {
 		// A session begun before signing in goes on after it.
-		session, err = s.codec.open(value, "", "", s.now())
+		session, err = s.codec.open(value, "", "", now)
+	}
+	if err == nil && l != nil {
+		l.value, l.session = strings.Clone(value), session
 	}
 	return session, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -200,6 +201,21 @@ func contextOf(ctx context.Context, p *identity.Principal) context.Context {
 		return ctx
 	}
 	return identity.NewContext(ctx, p)
+}
+
+// ConnContext is for http.Server: a client that stays on its connection is
+// spared that its session is opened anew with each request.
+func (s *Server) ConnContext(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, lastKey{}, &last{})
+}
+
+type lastKey struct{}
+
+// last is the session of a connection's last request.
+type last struct {
+	mu      sync.Mutex
+	value   string // of the header
+	session *Session
 }
 
 // lists reports whether name is in a list as headers have it.
