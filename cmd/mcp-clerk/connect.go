@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -65,7 +66,7 @@ func urlAndPort(cmd *cobra.Command, args []string) error {
 }
 
 func runConnect(ctx context.Context, opts connectOptions) (err error) {
-	leaveRoom()
+	forgetStart()
 	server, err := opts.serverURL(opts.URL)
 	if err != nil {
 		return err
@@ -133,24 +134,22 @@ func (o *accountOptions) loginCommand(server string) string {
 	return command
 }
 
-// leaveRoom makes the process small. A relay is one link of a chain, of which
-// the others run on this machine too, and mostly one at a time: half of the
-// processors are enough for it, and waking fewer of its threads is faster than
-// using them.
-func leaveRoom() {
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
-	}
-	forgetStart()
-}
-
 // claimStdin returns standard input as the bridge reads it best, see pollable.
+//
+// A relay is one link of a chain, of which the others run on this machine too,
+// and mostly one at a time: half of the processors are enough for it, and waking
+// fewer of its threads is faster than using them. That holds where no read of
+// the host's messages keeps a processor.
 func claimStdin(term terminal) (in io.Reader, restore func()) {
 	file, ok := term.in.(*os.File)
 	if !ok {
 		return term.in, func() {}
 	}
-	return pollable(file)
+	file, restore = pollable(file)
+	if file.SetReadDeadline(time.Time{}) == nil && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
+	}
+	return file, restore
 }
 
 // claimStdout keeps the real standard output for the bridge and points the
