@@ -176,6 +176,7 @@ func (hs *handshake) ask() error {
 	})
 	defer limit.Stop()
 	authorizing := func(waiting bool) {
+		p.signingIn.Store(waiting)
 		if waiting {
 			limit.Stop()
 		} else {
@@ -183,7 +184,7 @@ func (hs *handshake) ask() error {
 		}
 	}
 	var refusal error
-	err := b.remote.Do(ctx, transport.Call{Message: p.m, Authorizing: authorizing, Deliver: func(m *jsonrpc.Message) error {
+	err := b.remote.Do(ctx, transport.Call{Message: p.m, Started: func() { p.started.Store(true) }, Authorizing: authorizing, Deliver: func(m *jsonrpc.Message) error {
 		if !m.IsResponse() || jsonrpc.IDKey(m.ID) != p.key {
 			return b.deliver(nil, m)
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -134,4 +136,36 @@ func TestTheServerIsHeardAgainAfterRestarts(t *testing.T) {
 			t.Fatal("the host has not heard of the server")
 		}
 	}
+}
+
+// Who asks for the bridge's state is told what the server has been sent.
+func TestTheStateSaysWhereARequestIs(t *testing.T) {
+	arrived := make(chan struct{})
+	dump, to := make(chan os.Signal, 1), make(chan string, 1)
+	h := start(t, bridge.Options{Dump: dump, DumpTo: written(to), URL: serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		close(arrived)
+		<-r.Context().Done()
+	}))})
+	h.send(initialize, request(1, "tools/call", `{"name":"canary"}`))
+	<-arrived
+	said := regexp.MustCompile(`"initialize", id "i", for \S+, at the server\n.*"tools/call", id 1, for \S+, not sent yet`)
+	var got string
+	for deadline := time.Now().Add(40 * time.Second); !said.MatchString(got); { // until the second has been read
+		if time.Now().After(deadline) {
+			t.Fatalf("the state is\n%s", got)
+		}
+		dump <- os.Interrupt
+		got = <-to
+	}
+	if strings.Contains(got, "canary") {
+		t.Errorf("params are in %s", got)
+	}
+}
+
+type written chan string
+
+func (w written) Write(p []byte) (int, error) {
+	w <- string(p)
+	return len(p), nil
 }

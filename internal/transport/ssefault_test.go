@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -189,5 +190,21 @@ func TestAPageIsNoAcceptance(t *testing.T) {
 	err := sse.Do(ctx, transport.Call{Message: message(t, `{"jsonrpc":"2.0","id":1,"method":"x/y"}`)})
 	if status, ok := errors.AsType[*transport.StatusError](err); !ok || status.Status != http.StatusOK {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Where a server has moved to is said, and not followed to another origin.
+func TestAnSSEServerThatHasMovedIsNamed(t *testing.T) {
+	reached := make(chan struct{}, 1)
+	other := serve(t, func(http.ResponseWriter, *http.Request) { reached <- struct{}{} })
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+"/sse?key=canary", http.StatusMovedPermanently)
+	})
+	err := send(openSSE(t, newClient(t, s.URL+"/sse"), nil), t, `{"jsonrpc":"2.0","id":0,"method":"initialize"}`)
+	if err == nil || !strings.Contains(err.Error(), `it redirects to "`+other.URL+`"`) || strings.Contains(err.Error(), "canary") {
+		t.Errorf("got %v", err)
+	}
+	if len(reached) > 0 {
+		t.Error("the redirect was followed")
 	}
 }

@@ -294,6 +294,9 @@ func (s *SSESession) open(life context.Context, asks func(bool)) (*sseConn, erro
 	if resp.StatusCode != http.StatusOK || mediaType(resp) != "text/event-stream" {
 		discard(resp)
 		cancel()
+		if resp.StatusCode/100 == 3 {
+			return nil, s.c.refusal(resp, nil, &Call{Message: unasked}) // it says where to
+		}
 		return nil, s.c.statusError(resp, "no event stream")
 	}
 	r := NewEventReader(resp.Body, s.c.max, s.c.spool)
