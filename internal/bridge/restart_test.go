@@ -8,7 +8,9 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
@@ -168,4 +170,61 @@ type written chan string
 func (w written) Write(p []byte) (int, error) {
 	w <- string(p)
 	return len(p), nil
+}
+
+// A sign-in that the new session needs is waited for by all whose session is
+// gone, as by one that needs it itself: no longer than hosts wait.
+func TestAllThatWaitForASessionWaitForItsSignIn(t *testing.T) {
+	for _, sse := range []bool{false, true} {
+		t.Run(fmt.Sprintf("sse=%v", sse), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var server http.Handler = &remote{}
+				if sse {
+					server = &sseServer{}
+				}
+				who := &person{token: "old", takes: 3 * time.Minute, next: "new"}
+				var wants atomic.Value
+				wants.Store("Bearer old")
+				o, _ := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					inSession := r.Header.Get("Mcp-Session-Id") != "" || r.URL.Query().Has("session")
+					if !inSession && r.Header.Get("Authorization") != wants.Load() {
+						w.Header().Set("Www-Authenticate", "Bearer")
+						w.WriteHeader(http.StatusUnauthorized)
+						return
+					}
+					server.ServeHTTP(w, r)
+				}))
+				o.Authorizer, o.SignInURL = who, who.signInURL
+				if sse {
+					o.URL, o.Strategy = "http://server.test/sse", bridge.SSEOnly
+				}
+				h := start(t, o)
+				h.handshake()
+				h.call(request("ready", "ping", ""))
+				wants.Store("Bearer new")
+				if s, ok := server.(*remote); ok {
+					s.restart()
+				} else {
+					h.call(request("end", "drop", ""))
+				}
+				began := time.Now()
+				for i := range 3 {
+					h.send(request(i, "tools/call", ""))
+					time.Sleep(time.Second)
+				}
+				for _, line := range h.collect(3) {
+					if !strings.Contains(line, "mcp-clerk login") {
+						t.Errorf("got %s", line)
+					}
+				}
+				if took := time.Since(began); took > 55*time.Second {
+					t.Errorf("answered after %v", took)
+				}
+				time.Sleep(3 * time.Minute)
+				if got := h.call(request("x", "tools/call", "")); !strings.Contains(got, `"result"`) || who.times() != 1 {
+					t.Errorf("got %s, signed in %d times", got, who.times())
+				}
+			})
+		})
+	}
 }

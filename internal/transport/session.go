@@ -26,6 +26,7 @@ type Session struct {
 	c       *Client
 	deliver func(*jsonrpc.Message) error
 	wishes  wishes
+	waiters waiters // for another session
 	flights flights
 
 	mu          sync.Mutex
@@ -286,6 +287,10 @@ func sessionLost(status int, body []byte, id json.RawMessage) bool {
 // renew replaces a session that the server has refused, once for all callers.
 // asks is as in exchange: nil asks nobody.
 func (s *Session) renew(ctx context.Context, refused lease, asks func(bool)) error {
+	defer s.waiters.join(asks)()
+	if asks != nil {
+		asks = s.waiters.tell
+	}
 	for s.current().generation == refused.generation {
 		s.c.log.Info("the server has ended the session, opening a new one", "host", s.c.Host())
 		err := s.flights.do(ctx, "renew", func(life context.Context) error { return s.replace(life, refused, asks) })

@@ -25,6 +25,7 @@ type SSESession struct {
 	c       *Client
 	deliver func(*jsonrpc.Message) error
 	wishes  wishes
+	waiters waiters // for a stream
 	flights flights
 
 	mu          sync.Mutex
@@ -202,6 +203,13 @@ func (s *SSESession) post(ctx context.Context, conn *sseConn, call *Call) error 
 // connect returns the present stream, or opens one. With replay the session is
 // opened anew on a new stream. asks is as in exchange: nil asks nobody.
 func (s *SSESession) connect(ctx context.Context, asks func(bool), replay bool) (*sseConn, error) {
+	if conn := s.present(); conn != nil {
+		return conn, nil
+	}
+	defer s.waiters.join(asks)()
+	if asks != nil {
+		asks = s.waiters.tell
+	}
 	for {
 		if conn := s.present(); conn != nil {
 			return conn, nil
