@@ -190,6 +190,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		},
 		Anonymous:      o.Public,
 		Listen:         s.listen,
+		Hears:          s.hears,
 		Quick:          s.isQuick,
 		Keys:           sealing,
 		Sessions:       sessionStore{s.store},

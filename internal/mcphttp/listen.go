@@ -329,20 +329,36 @@ func (s *Server) mayListen(r *http.Request, l *listener) bool {
 
 // addressed returns n as l's client gets it, nil if it does not.
 func (s *Server) addressed(r *http.Request, l *listener, n *notice) []byte {
+	if n.message.Method == methodUpdated && !s.hears(r, l, n.uri) {
+		return nil
+	}
 	if l.session == nil {
 		return tag(n.message, l.id)
 	}
-	if n.message.Method == methodUpdated {
+	return n.message.Raw
+}
+
+// hears reports whether l's client subscribed to what uri names, and may still
+// know of it: what a subscription covers may be for others than what it names,
+// and its user may have less than they had when it was made.
+func (s *Server) hears(r *http.Request, l *listener, uri string) bool {
+	subscribed := l.filter.ResourceSubscriptions
+	if l.session != nil {
 		record, err := s.records.get(r.Context(), l.session.ID)
 		if err != nil {
 			// Better one notification too many than one missed: it says only
 			// that something is to be read again.
 			s.log.Warn("subscriptions not read", "session", l.session.ID, "error", err)
-		} else if !covers(record.Resources, n.uri) {
-			return nil
+			return s.o.Hears == nil || s.o.Hears(r.Context(), uri)
 		}
+		subscribed = record.Resources
 	}
-	return n.message.Raw
+	if s.o.Hears == nil {
+		return covers(subscribed, uri)
+	}
+	return s.o.Hears(r.Context(), uri) && slices.ContainsFunc(subscribed, func(sub string) bool {
+		return covers([]string{sub}, uri) && s.o.Hears(r.Context(), sub)
+	})
 }
 
 const keySubscription = metaPrefix + "subscriptionId"
