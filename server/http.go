@@ -86,10 +86,8 @@ func (s *Server) routes() http.Handler {
 			rc := http.NewResponseController(w)
 			// Best effort: not every connection has deadlines.
 			_ = rc.SetReadDeadline(time.Now().Add(pageReadTimeout))
+			// It stays until the last byte is out, when net/http takes it back.
 			_ = rc.SetWriteDeadline(time.Now().Add(pageWriteTimeout))
-			// net/http leaves it on the connection, where the next request
-			// may be a stream.
-			defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 			r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
 		}
 		mux.ServeHTTP(w, r)

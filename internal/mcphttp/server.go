@@ -147,7 +147,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // guard hands a request to serve if its method is one of methods and it passes
 // all that is checked for every endpoint.
 func (s *Server) guard(w http.ResponseWriter, r *http.Request, methods string, serve func(http.ResponseWriter, *http.Request, *identity.Principal)) {
-	s.limitBody(w, r)
+	s.limitClient(w, r)
 	if !s.callers.allowsHost(r) {
 		refuse(w, http.StatusForbidden, nil, jsonrpc.CodeInvalidRequest, "this server is not known under the name in the Host header")
 		return

@@ -131,6 +131,7 @@ func (st *stream) headLocked() {
 	h["Cache-Control"] = valueNoCache
 	h["X-Accel-Buffering"] = valueNo
 	h["X-Content-Type-Options"] = valueNosniff
+	_ = st.rc.SetWriteDeadline(time.Now().Add(st.writeTimeout)) // best effort: not every writer has one
 	st.w.WriteHeader(http.StatusOK)
 }
 
