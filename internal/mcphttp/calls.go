@@ -76,6 +76,9 @@ func (s *Server) register(x *exchange) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.exchanges[x] = struct{}{}
+	if s.cut {
+		x.end(errShutdown)
+	}
 	if x.key.id != "" {
 		s.byKey[x.key] = x
 	}
@@ -290,7 +293,8 @@ func (x *exchange) settle() {
 // nobody waits for does not go on for ever. The stream's mutex is held.
 func (x *exchange) away() {
 	if !x.done && x.deadline == nil {
-		x.deadline = time.AfterFunc(x.server.o.DetachedTimeout, func() { x.end(errDetached) })
+		left := x.server.o.DetachedTimeout - time.Since(x.stream.left)
+		x.deadline = time.AfterFunc(left, func() { x.end(errDetached) })
 	}
 }
 

@@ -2,6 +2,7 @@ package mcphttp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -206,6 +207,9 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 		refuse(w, http.StatusBadRequest, nil, jsonrpc.CodeInvalidRequest, fmt.Sprintf("a batch may hold %d messages", maxBatch))
 		return
 	}
+	if !s.allowMore(w, r, p, len(parts)-1) {
+		return
+	}
 	messages, faults, requests := make([]*jsonrpc.Message, len(parts)), make([][]byte, len(parts)), false
 	for i, part := range parts {
 		m, err := jsonrpc.Parse(part, strict)
@@ -227,6 +231,7 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 		defer context.AfterFunc(r.Context(), st.lost)()
 	}
 	var responses [][]byte
+each:
 	for i, m := range messages {
 		switch {
 		case faults[i] != nil:
@@ -234,11 +239,15 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 		case m.IsRequest():
 			x := s.legacyExchange(r, p, session, st, m)
 			x.call.LogLevel = record.LogLevel
-			st.away, st.back = x.away, x.back
+			st.follow(x)
 			if _, response := s.run(x); response != nil {
 				responses = append(responses, response)
 			}
+			cause := context.Cause(x.ctx)
 			x.stop(nil)
+			if errors.Is(cause, errDetached) || errors.Is(cause, errShutdown) {
+				break each // nobody is there for the rest
+			}
 		case !s.fromClient(r, ownerOf(session, p), m):
 			call := Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r}
 			if _, err := s.handle(r.Context(), &call); err != nil {

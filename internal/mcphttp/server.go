@@ -37,6 +37,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	closing   bool
+	cut       bool          // a shutdown is out of time
 	active    int           // requests inside ServeHTTP
 	idle      chan struct{} // closed when closing and none is active
 	exchanges map[*exchange]struct{}
@@ -212,7 +213,7 @@ const maxToken = 16 << 10
 // request and returns false. A nil principal with true is an anonymous caller.
 func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity.Principal, bool) {
 	challenge := func(status int, code, message string) (*identity.Principal, bool) {
-		if !s.allowAddress(w, r) {
+		if !s.allowAddress(w, r, 1) {
 			return nil, false
 		}
 		w.Header().Set("WWW-Authenticate", s.o.Challenge(r, code, nil))
@@ -226,7 +227,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity
 	switch len(values) {
 	case 0:
 		if s.o.Anonymous {
-			return nil, s.allowAddress(w, r)
+			return nil, s.allowAddress(w, r, 1)
 		}
 		return challenge(http.StatusUnauthorized, "", "sign in first")
 	case 1:
@@ -244,10 +245,10 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity
 	p, err := s.o.Verifier.Verify(r.Context(), token)
 	switch {
 	case err == nil && p != nil:
-		return p, s.allowUser(w, p)
+		return p, s.allowUser(w, p, 1)
 	case errors.Is(err, identity.ErrForbidden):
 		// No challenge: a client that followed it would come back with the same.
-		if s.allowAddress(w, r) {
+		if s.allowAddress(w, r, 1) {
 			refuse(w, http.StatusForbidden, nil, jsonrpc.CodeInvalidRequest, "this account may not use this server")
 		}
 		return nil, false
@@ -329,6 +330,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
+	s.cut = true
 	for x := range s.exchanges {
 		x.end(errShutdown)
 	}
