@@ -520,3 +520,17 @@ func TestAPageThatNobodyReadsIsGivenUp(t *testing.T) {
 		})
 	}
 }
+
+// Case 55: however few requests a user may send, the first one passes.
+func TestARateBelowOneRequestASecond(t *testing.T) {
+	r := start(t, func(o *server.Options) { o.UserRate = 0.04 }, nil)
+	c := r.stateless(r.signIn(plainMail).Access)
+	body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":` + c.withMeta(`{"name":"add","arguments":{"a":1,"b":1}}`) + `}`
+	for _, want := range []int{http.StatusOK, http.StatusTooManyRequests} {
+		resp := c.post(body, "add")
+		resp.Body.Close()
+		if resp.StatusCode != want || want == http.StatusTooManyRequests && resp.Header.Get("Retry-After") != "25" {
+			t.Errorf("%s, Retry-After %q, want %d", resp.Status, resp.Header.Get("Retry-After"), want)
+		}
+	}
+}

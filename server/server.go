@@ -199,7 +199,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		AllowedOrigins: o.AllowedOrigins,
 		MaxBody:        o.MaxBody,
 		ClientAddr:     proxies.clientAddr,
-		UserRate:       mcphttp.Rate{PerSecond: o.UserRate, Burst: int(20 * o.UserRate)},
+		UserRate:       o.userRate(),
 		Logger:         o.Logger,
 		Now:            o.Now,
 	}); err != nil {
