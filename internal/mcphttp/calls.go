@@ -512,7 +512,7 @@ func (s *Server) forward(ctx context.Context, l letter) {
 	if s.o.Mailbox == nil {
 		return
 	}
-	raw, err := json.Marshal(l)
+	raw, err := encodeParams(l) // ids keep their bytes
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 		defer cancel()

@@ -117,6 +117,18 @@ func TestThreeInstancesServeOneSession(t *testing.T) {
 		c.post(cancelled("1"), h)
 		<-w.cancelled
 		b.events(<-done).end()
+		// Ids pair by their bytes, and arrive as they were sent.
+		const id = `"<a&b>\u0041` + "\u2028\"" // the last as it is
+		go func() { done <- b.post(strings.Replace(wait, `"id":1`, `"id":`+id, 1), h) }()
+		<-w.started
+		c.post(cancelled(id), h)
+		select {
+		case <-w.cancelled:
+		case <-time.After(10 * time.Second):
+			t.Error("not cancelled")
+			w.release <- ""
+		}
+		b.events(<-done).end()
 	})
 	t.Run("a log level holds everywhere", func(t *testing.T) {
 		a.post(`{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{"level":"error"}}`, h)
