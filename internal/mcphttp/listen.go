@@ -402,29 +402,35 @@ func (s *Server) askListen(r *http.Request, call *Call, want Filter) (granted Fi
 	return s.o.Listen(r.Context(), call, want)
 }
 
+// wanted is what a client that listens will hear of.
+func (s *Server) wanted(r *http.Request, call *Call) (want Filter, err error) {
+	raw, ok := jsonrpc.Lookup(call.Message.Params, "notifications")
+	if !ok || raw[0] != '{' || json.Unmarshal(raw, &want) != nil {
+		return want, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "invalid params: notifications"}
+	}
+	if len(want.ResourceSubscriptions) > maxWatched || len(strings.Join(want.ResourceSubscriptions, ""))+len(call.Message.ID) > maxURIBytes {
+		return want, errTooManySubscriptions
+	}
+	if s.o.Listen != nil {
+		return s.askListen(r, call, want)
+	}
+	return want, nil
+}
+
 // subscription serves subscriptions/listen.
 func (s *Server) subscription(w http.ResponseWriter, r *http.Request, call *Call, events bool) {
-	id := call.Message.ID
+	// The stream stays for long, its request does not: nothing of it is held.
+	id := bytes.Clone(call.Message.ID)
 	if !events {
 		refuse(w, http.StatusNotAcceptable, id, jsonrpc.CodeInvalidRequest, "the client must accept text/event-stream")
 		return
 	}
-	x := &exchange{call: *call, stream: newStream(s, w, true, true), server: s}
-	var want Filter
-	raw, ok := jsonrpc.Lookup(call.Message.Params, "notifications")
-	if !ok || raw[0] != '{' || json.Unmarshal(raw, &want) != nil || len(want.ResourceSubscriptions) > maxWatched {
-		status, body := s.failure(r.Context(), r, x, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "invalid params: notifications"})
-		x.stream.finish(status, false, body)
+	st := newStream(s, w, true, true)
+	want, err := s.wanted(r, call)
+	if err != nil {
+		status, body := s.failure(r.Context(), r, &exchange{call: *call, stream: st, server: s}, err)
+		st.finish(status, false, body)
 		return
-	}
-	if s.o.Listen != nil {
-		granted, err := s.askListen(r, call, want)
-		if err != nil {
-			status, body := s.failure(r.Context(), r, x, err)
-			x.stream.finish(status, false, body)
-			return
-		}
-		want = granted
 	}
 	l := newListener(identity.FromContext(r.Context()))
 	l.id, l.filter = id, want
@@ -437,11 +443,11 @@ func (s *Server) subscription(w http.ResponseWriter, r *http.Request, call *Call
 		Meta          json.RawMessage `json:"_meta"`
 		Notifications Filter          `json:"notifications"`
 	}{subscribed, want})
-	if x.stream.event(ack) != nil || !s.listen(r, l, x.stream, nil) {
-		x.stream.end()
+	if st.event(ack) != nil || !s.listen(r, l, st, nil) {
+		st.end()
 		return
 	}
-	x.stream.finish(http.StatusOK, false, jsonrpc.NewResult(id, struct {
+	st.finish(http.StatusOK, false, jsonrpc.NewResult(id, struct {
 		ResultType string          `json:"resultType"`
 		Meta       json.RawMessage `json:"_meta"`
 	}{"complete", subscribed}))
