@@ -489,28 +489,38 @@ type letter struct {
 }
 
 // fromClient deals with the messages of a client that belong to something in
-// flight: answers and cancellations. It reports whether m was one.
-func (s *Server) fromClient(r *http.Request, o owner, m *jsonrpc.Message) bool {
+// flight: answers and cancellations. It reports whether m was one, and whether
+// it is an answer that got lost: a call waits for that.
+func (s *Server) fromClient(r *http.Request, o owner, m *jsonrpc.Message) (is, lost bool) {
 	switch {
 	case m.IsResponse():
-		if m.ID != nil && !s.deliver(o, m) {
-			s.forward(r.Context(), letter{Owner: o, Answer: m.Raw})
-		}
-		return true
+		lost = m.ID != nil && !s.deliver(o, m) && s.forward(r.Context(), letter{Owner: o, Answer: m.Raw}) != nil
+		return true, lost
 	case m.Method == "notifications/cancelled":
 		if id, ok := jsonrpc.Lookup(m.Params, "requestId"); ok && !s.cancelCall(callKey{o, jsonrpc.IDKey(id)}) {
-			s.forward(r.Context(), letter{Owner: o, Cancel: id})
+			_ = s.forward(r.Context(), letter{Owner: o, Cancel: id}) // best effort, as a cancellation is
 		}
-		return true
+		return true, false
 	}
-	return false
+	return false, false
+}
+
+// accepted answers a message that asks for no response. Who is told that it was
+// lost can send it again.
+func accepted(w http.ResponseWriter, lost bool) {
+	if lost {
+		w.Header().Set("Retry-After", retryAfter)
+		refuse(w, http.StatusServiceUnavailable, nil, jsonrpc.CodeInternal, "temporarily unavailable")
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
 }
 
 // forward sends to the other instances what belongs to no call of this one. It
 // may belong to none: it came late, or the call is gone with its instance.
-func (s *Server) forward(ctx context.Context, l letter) {
+func (s *Server) forward(ctx context.Context, l letter) error {
 	if s.o.Mailbox == nil {
-		return
+		return nil
 	}
 	raw, err := encodeParams(l) // ids keep their bytes
 	if err == nil {
@@ -521,6 +531,7 @@ func (s *Server) forward(ctx context.Context, l letter) {
 	if err != nil {
 		s.log.Warn("message for another instance not sent", "error", err)
 	}
+	return err
 }
 
 // mail takes a letter of another instance (or of this one, which has no use

@@ -211,6 +211,18 @@ func TestSessionStoreDown(t *testing.T) {
 	if res := s.post(ping, h); res.StatusCode != 200 {
 		t.Errorf("a session looked up 4 s ago: %s", res.Status)
 	}
+	// An answer that may be for a call at another instance, which waits for it.
+	answer := `{"jsonrpc":"2.0","id":"Q","result":{}}`
+	if res := s.post(answer, h); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
+		t.Errorf("an answer that got lost: %s", res.Status)
+	}
+	old := s.session("2025-03-26", `{}`)
+	common.setFail(nil)
+	s.post(ping, old)
+	common.setFail(errors.New("down"))
+	if res := s.post("["+answer+"]", old); res.StatusCode != 503 {
+		t.Errorf("a batch of answers that got lost: %s", res.Status)
+	}
 	common.advance(2 * time.Second)
 	if res := s.post(ping, h); res.StatusCode != 503 {
 		t.Errorf("a session looked up 6 s ago: %s", res.Status)

@@ -52,8 +52,8 @@ func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.
 		st.hold(r, 0, over)
 		return
 	}
-	if s.fromClient(r, ownerOf(session, p), m) {
-		w.WriteHeader(http.StatusAccepted)
+	if is, lost := s.fromClient(r, ownerOf(session, p), m); is {
+		accepted(w, lost)
 		return
 	}
 	s.notification(w, r, &Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r})
@@ -231,6 +231,7 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 		defer context.AfterFunc(r.Context(), st.lost)()
 	}
 	var responses [][]byte
+	lost := false
 each:
 	for i, m := range messages {
 		switch {
@@ -248,7 +249,11 @@ each:
 			if errors.Is(cause, errDetached) || errors.Is(cause, errShutdown) {
 				break each // nobody is there for the rest
 			}
-		case !s.fromClient(r, ownerOf(session, p), m):
+		default:
+			if is, gone := s.fromClient(r, ownerOf(session, p), m); is {
+				lost = lost || gone
+				continue
+			}
 			call := Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r}
 			if _, err := s.handle(r.Context(), &call); err != nil {
 				s.log.Info("notification not handled", "method", m.Method, "error", err)
@@ -257,7 +262,7 @@ each:
 	}
 	switch {
 	case !requests:
-		w.WriteHeader(http.StatusAccepted)
+		accepted(w, lost)
 	case len(responses) == 0:
 		st.abandon()
 	default:
