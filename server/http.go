@@ -36,8 +36,12 @@ const (
 // mux.Handle("/", srv.Handler()), next to more specific patterns; or, with a
 // prefix in PublicURL, at that prefix and at "/.well-known/" only, where clients
 // look for the metadata (RFC 8414 section 3.1, RFC 9728 section 3.1). The prefix
-// may be in front of the path or taken off.
-func (s *Server) Handler() http.Handler { return s.handler }
+// may be in front of the path or taken off. From then on clients are told of
+// changed roles. At the end call Shutdown.
+func (s *Server) Handler() http.Handler {
+	s.startWatch()
+	return s.handler
+}
 
 // SignIns serves the last sign-ins of this instance, the newest first: which
 // client came how far, when, and why it stopped. It answers "why does my client

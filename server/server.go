@@ -67,6 +67,7 @@ type Server struct {
 	unhear     func()          // ends the subscription to other instances' news
 	instance   string          // names this one to the others
 	news       news            // from Clerk, for the watch
+	watcher    watcher
 	noStanding atomic.Int64    // until then (Unix nanoseconds) no tool without roles waits for Clerk
 
 	closeOnce sync.Once
@@ -216,10 +217,12 @@ func (s *Server) URL() string { return s.opts.PublicURL + s.opts.ResourcePath }
 // at the end.
 func (s *Server) PublicURL() string { return s.opts.PublicURL }
 
-// Close releases what New opened. Serve must have returned.
+// Close releases what New opened. Serve must have returned, and nobody may
+// still be served by Handler.
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
 		var errs []error
+		s.stopWatch()
 		if s.unhear != nil {
 			s.unhear()
 		}
