@@ -274,7 +274,7 @@ func (s *Server) caller(ctx context.Context, p *identity.Principal) (*identity.U
 		return s.machine(p.Subject)
 	}
 	user, err := s.clerk.User(ctx, p.Subject)
-	return s.judged(p, user, err)
+	return s.judged(p, &user, err)
 }
 
 // known is current without asking Clerk: what is still remembered of the caller.
@@ -296,12 +296,12 @@ func (s *Server) known(ctx context.Context) (_ *identity.User, err error, known 
 }
 
 // judged is what Clerk says of p's user, within p's organisation.
-func (s *Server) judged(p *identity.Principal, user identity.User, err error) (*identity.User, error) {
+func (s *Server) judged(p *identity.Principal, user *identity.User, err error) (*identity.User, error) {
 	user = s.clerk.Within(user, p.Organization)
-	if err := s.refusal(p.Subject, &user, err); err != nil {
+	if err := s.refusal(p.Subject, user, err); err != nil {
 		return nil, err
 	}
-	return &user, nil
+	return user, nil
 }
 
 // refusal judges what Clerk says of a user, which may be an error.

@@ -44,7 +44,11 @@ func CurrentUser(ctx context.Context) (*User, error) {
 	if x == nil {
 		return nil, errNoRequest
 	}
-	return x.user(ctx)
+	user, err := x.user(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return user.Clone(), nil // the original is everybody's
 }
 
 // Progress tells the client how far a call is, if the client asked for that:

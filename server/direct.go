@@ -27,15 +27,15 @@ func (s *Server) callDirectly(ctx context.Context, x *exchange) (response []byte
 	if !ok {
 		return nil, false, nil
 	}
-	if info != nil {
-		ctx = mcpserver.WithRequestProtocolInfo(ctx, info)
+	if !t.builtin { // which looks for neither
+		ctx = mcpserver.WithRequestProtocolInfo(s.engine.WithContext(ctx, x), info)
 	}
 	result, err := t.call(ctx, req)
 	if err != nil || result == nil || result.NeedsInput() {
 		x.called = &outcome{result, err}
 		return nil, false, nil //nolint:nilerr // the engine deals with it
 	}
-	out := make([]byte, 0, 512)
+	out := make([]byte, 0, 256)
 	out = append(append(append(out, `{"jsonrpc":"2.0","id":`...), x.call.Message.ID...), `,"result":`...)
 	if out, err = s.appendResult(out, result, x.call.Modern); err != nil {
 		return nil, true, fmt.Errorf("encode the result of %q: %w", x.call.Message.Method, err)
@@ -95,6 +95,8 @@ func (s *Server) appendResult(out []byte, r *mcp.CallToolResult, modern bool) ([
 		member(`"resultType":`, r.ResultType)
 	}
 	switch {
+	case plainJSON(r.RawStructuredContent):
+		out = append(append(append(out, `"structuredContent":`...), r.RawStructuredContent...), ',')
 	case len(r.RawStructuredContent) > 0:
 		member(`"structuredContent":`, r.RawStructuredContent)
 	case r.StructuredContent != nil:
@@ -102,6 +104,16 @@ func (s *Server) appendResult(out []byte, r *mcp.CallToolResult, modern bool) ([
 	}
 	out[len(out)-1] = '}' // in the place of the last comma
 	return out, err
+}
+
+// plainJSON reports whether raw is JSON that json.Marshal would leave as it is.
+func plainJSON(raw []byte) bool {
+	for _, c := range raw {
+		if c <= ' ' || c >= 0x7f || c == '<' || c == '>' || c == '&' {
+			return false
+		}
+	}
+	return json.Valid(raw)
 }
 
 // plainText reports whether a string stands in JSON as it is.
@@ -126,10 +138,11 @@ var legacyInfo = &mcpserver.RequestProtocolInfo{}
 
 // readCall reads a call as the engine does. ok is false for what is not plain:
 // an answer to an earlier question, a task, members that the engine may refuse.
-// info is nil for a handler that does not look for it.
 func readCall(call *mcphttp.Call, t *registered) (req mcp.CallToolRequest, info *mcpserver.RequestProtocolInfo, ok bool) {
 	req.Method = call.Message.Method
-	req.Header = http.Header{}
+	if !t.builtin {
+		req.Header = http.Header{}
+	}
 	req.Params.Name = t.name
 	var meta json.RawMessage
 	for name, value := range call.Params() {
@@ -158,9 +171,9 @@ func readCall(call *mcphttp.Call, t *registered) (req mcp.CallToolRequest, info 
 	}
 	// A version that belongs to the other era means nothing to a session, but
 	// handlers are told.
-	_, told := call.Param("_meta", mcp.MetaKeyProtocolVersion)
-	if t.builtin {
-		return req, nil, !told
+	told := false
+	if meta != nil {
+		_, told = call.Param("_meta", mcp.MetaKeyProtocolVersion)
 	}
 	return req, legacyInfo, !told
 }

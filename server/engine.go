@@ -138,13 +138,13 @@ func (s *Server) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error)
 	if mcp.MCPMethod(m.Method) == mcp.MethodResourcesRead && s.resourceAccess(call.ParamString("uri")) == nil {
 		return s.resourceNotFound(call)
 	}
-	ctx = s.engine.WithContext(ctx, x)
 	if x.tool != nil && m.ID != nil {
 		if response, done, err := s.callDirectly(ctx, x); done {
 			return response, err
 		}
 	}
-	response := s.engine.HandleMessage(mcpserver.WithSupportedProtocolVersions(ctx, call.Versions()), m.Raw)
+	ctx = mcpserver.WithSupportedProtocolVersions(s.engine.WithContext(ctx, x), call.Versions())
+	response := s.engine.HandleMessage(ctx, m.Raw)
 	if m.ID == nil {
 		return nil, nil
 	}

@@ -61,15 +61,12 @@ func (s *Server) routes() http.Handler {
 		prefix = strings.TrimRight(u.EscapedPath(), "/")
 	}
 	front := s.frontPage()
-	endpoints := map[string]bool{}
+	endpoints := map[string]http.Handler{} // by their paths
 	stream, message := s.endpoint.SSE(prefix + ssePath + "/message")
 	mount := func(prefix string) {
-		mux.Handle(prefix+s.opts.ResourcePath, s.endpoint)
-		endpoints[prefix+s.opts.ResourcePath] = true
+		endpoints[prefix+s.opts.ResourcePath] = s.endpoint
 		if !s.opts.NoSSE {
-			mux.Handle(prefix+ssePath, stream)
-			mux.Handle(prefix+ssePath+"/message", message)
-			endpoints[prefix+ssePath], endpoints[prefix+ssePath+"/message"] = true, true
+			endpoints[prefix+ssePath], endpoints[prefix+ssePath+"/message"] = stream, message
 		}
 		mux.Handle("GET "+prefix+"/{$}", front)
 		if s.webhooks != nil {
@@ -85,15 +82,17 @@ func (s *Server) routes() http.Handler {
 	}
 	bounded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		secureHeaders(w.Header(), s.opts.PublicURL)
-		if !endpoints[r.URL.Path] {
-			pageHeaders(w.Header())
-			rc := http.NewResponseController(w)
-			// Best effort: not every connection has deadlines.
-			_ = rc.SetReadDeadline(time.Now().Add(pageReadTimeout))
-			// It stays until the last byte is out, when net/http takes it back.
-			_ = rc.SetWriteDeadline(time.Now().Add(pageWriteTimeout))
-			r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
+		if endpoint := endpoints[r.URL.Path]; endpoint != nil {
+			endpoint.ServeHTTP(w, r)
+			return
 		}
+		pageHeaders(w.Header())
+		rc := http.NewResponseController(w)
+		// Best effort: not every connection has deadlines.
+		_ = rc.SetReadDeadline(time.Now().Add(pageReadTimeout))
+		// It stays until the last byte is out, when net/http takes it back.
+		_ = rc.SetWriteDeadline(time.Now().Add(pageWriteTimeout))
+		r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
 		mux.ServeHTTP(w, r)
 	})
 	return telemetry.Access(bounded, s.log)

@@ -109,6 +109,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		// routes bound their own reads and writes.
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 64 << 10,
+		ConnContext:    s.endpoint.ConnContext,
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, len(listeners))

@@ -68,7 +68,7 @@ type Server struct {
 	instance   string          // names this one to the others
 	news       news            // from Clerk, for the watch
 	watcher    watcher
-	noStanding atomic.Int64    // until then (Unix nanoseconds) no tool without roles waits for Clerk
+	noStanding atomic.Int64 // until then (Unix nanoseconds) no tool without roles waits for Clerk
 
 	closeOnce sync.Once
 	closeErr  error

@@ -86,8 +86,8 @@ func (v verifier) Verify(ctx context.Context, token string) (*identity.Principal
 		return p, nil
 	}
 	if user, err, known := v.server.clerk.Known(p.Subject); known {
-		user = user.Within(p.Organization) // whether they are let in depends on no role
-		if err := v.server.refusal(p.Subject, &user, err); errors.Is(err, identity.ErrInvalidToken) {
+		within := user.Within(p.Organization) // whether they are let in depends on no role
+		if err := v.server.refusal(p.Subject, within, err); errors.Is(err, identity.ErrInvalidToken) {
 			return nil, err
 		}
 	}

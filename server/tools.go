@@ -53,9 +53,9 @@ func Timeout(d time.Duration) ToolOption {
 }
 
 // Quick says that the handler of the tool computes and waits for nothing. Such a
-// call is spared a goroutine and two timers; but it has no Timeout, holds its
-// connection until the handler returns, and a client that lost its connection
-// cannot come back for the answer.
+// call is spared a goroutine and two timers; but it has no Timeout, cannot be
+// cancelled, holds its connection until the handler returns, and a client that
+// lost its connection cannot come back for the answer.
 func Quick() ToolOption {
 	return toolOption(func(t *registered) { t.quick = true })
 }
@@ -234,6 +234,17 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 		late = func() ([]byte, error) { return x.server.result(x, t.outOfTime()) }
 	}
 	result, err := bounded(ctx, "tool", t.name, t.timeout, late, func(ctx context.Context) (*mcp.CallToolResult, error) { return t.handler(ctx, req) })
+	if err != nil {
+		return t.failed(ctx, x, err)
+	}
+	if result != nil && result.NeedsInput() {
+		x.checkAskable(result.InputRequests)
+	}
+	return result, nil
+}
+
+// failed is what the engine is told instead of the error of a handler.
+func (t *registered) failed(ctx context.Context, x *exchange, err error) (*mcp.CallToolResult, error) {
 	var elicit mcp.URLElicitationRequiredError
 	var elicitPtr *mcp.URLElicitationRequiredError
 	switch {
@@ -250,17 +261,12 @@ func (t *registered) call(ctx context.Context, req mcp.CallToolRequest) (*mcp.Ca
 		return mcp.NewToolResultErrorf("%s cannot do this right now: try again in a moment", t.name), nil
 	case errors.Is(err, errToolPanicked):
 		return nil, errToolFailed
-	case err != nil && ctx.Err() != nil:
+	case ctx.Err() != nil:
 		return nil, context.Cause(ctx) // cancelled: nobody will read this
-	case err != nil:
-		// Its text may hold anything, and goes to the log only.
-		x.server.log.ErrorContext(ctx, "tool failed", "tool", t.name, "error", err)
-		return nil, errToolFailed
 	}
-	if result != nil && result.NeedsInput() {
-		x.checkAskable(result.InputRequests)
-	}
-	return result, nil
+	// Its text may hold anything, and goes to the log only.
+	x.server.log.ErrorContext(ctx, "tool failed", "tool", t.name, "error", err)
+	return nil, errToolFailed
 }
 
 func (t *registered) outOfTime() *mcp.CallToolResult {

@@ -142,12 +142,17 @@ func TestHandlersKnowTheirCaller(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			return mcp.NewToolResultText(p.Subject + " " + p.ClientID + " " + user.Email + " " + strings.Join(p.Scopes, ",")), nil
+			text := p.Subject + " " + p.ClientID + " " + user.Email + " " + strings.Join(user.Roles, ",") + " " + strings.Join(p.Scopes, ",")
+			user.Email, user.Roles[0] = "changed", "changed" // nobody else's
+			return mcp.NewToolResultText(text), nil
 		})
 	})
 	held := r.signIn(adminMail)
-	if got, want := r.legacy(held.Access).tool("who", `{}`).text(), devclerk.AdminID+" "+held.client+" "+adminMail+" mcp:tools,mcp:images,offline_access"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	want := devclerk.AdminID + " " + held.client + " " + adminMail + " admin mcp:tools,mcp:images,offline_access"
+	for range 2 {
+		if got := r.legacy(held.Access).tool("who", `{}`).text(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 	if p := server.Principal(t.Context()); p != nil {
 		t.Errorf("a principal outside of a request: %+v", p)

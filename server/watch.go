@@ -126,8 +126,7 @@ func (s *Server) watch(ctx context.Context, every time.Duration) {
 					break
 				}
 				for _, org := range organisationsOf(&user) {
-					within := s.clerk.Within(user, org)
-					now += ", in " + org + " " + s.toolsOf(&within)
+					now += ", in " + org + " " + s.toolsOf(s.clerk.Within(&user, org))
 				}
 				s.endStreamsWithin(subject, &user)
 			default:
@@ -177,8 +176,7 @@ func (s *Server) endStreamsWithin(subject string, user *identity.User) {
 		if p == nil || p.Subject != subject {
 			return false
 		}
-		within := user.Within(p.Organization)
-		return !s.opts.Allowed.admits(&within)
+		return !s.opts.Allowed.admits(user.Within(p.Organization))
 	})
 }
 

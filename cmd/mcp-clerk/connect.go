@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -64,6 +66,7 @@ func urlAndPort(cmd *cobra.Command, args []string) error {
 }
 
 func runConnect(ctx context.Context, opts connectOptions) (err error) {
+	forgetStart()
 	server, err := opts.serverURL(opts.URL)
 	if err != nil {
 		return err
@@ -91,6 +94,9 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	client := account.client
 	shown.Client = client
 	defer func() { err = errors.Join(err, client.Close()) }()
+	// Before standard output, which may be the same socket and then wait likewise.
+	stdin, restoreStdin := claimStdin(opts.term)
+	defer restoreStdin()
 	stdout, restore, err := claimStdout(opts.term)
 	if err != nil {
 		return err
@@ -99,7 +105,7 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	var stop func()
 	o.Dump, stop = dumpSignals()
 	defer stop()
-	o.Stdin, o.Stdout = opts.term.in, stdout
+	o.Stdin, o.Stdout = stdin, stdout
 	o.HTTPClient = &http.Client{Transport: account.base, Jar: opts.relay.jar()}
 	o.Authorizer, o.SignInURL, o.SignIns, o.LoginCommand = shown, shown.current, shown.begun, opts.loginCommand(server)
 	o.Kept = account.note.Read
@@ -126,6 +132,24 @@ func (o *accountOptions) loginCommand(server string) string {
 		command += " --profile " + o.Profile
 	}
 	return command
+}
+
+// claimStdin returns standard input as the bridge reads it best, see pollable.
+//
+// A relay is one link of a chain, of which the others run on this machine too,
+// and mostly one at a time: half of the processors are enough for it, and waking
+// fewer of its threads is faster than using them. That holds where no read of
+// the host's messages keeps a processor.
+func claimStdin(term terminal) (in io.Reader, restore func()) {
+	file, ok := term.in.(*os.File)
+	if !ok {
+		return term.in, func() {}
+	}
+	file, restore = pollable(file)
+	if file.SetReadDeadline(time.Time{}) == nil && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
+	}
+	return file, restore
 }
 
 // claimStdout keeps the real standard output for the bridge and points the

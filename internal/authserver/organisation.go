@@ -42,8 +42,7 @@ func (s *Server) admitsWithin(u *identity.User, org string) bool {
 	if s.opts.Admit == nil {
 		return true
 	}
-	within := u.Within(org)
-	return s.opts.Admit(&within)
+	return s.opts.Admit(u.Within(org))
 }
 
 // chooseOrganisation is the organisation that a grant of u is for, with what u

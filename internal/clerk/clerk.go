@@ -163,7 +163,7 @@ func New(o Options) (*Clerk, error) {
 		config := backend(o.MachineKey)
 		c.machines = clerksdk.NewBackend(&config)
 	}
-	c.dir.entries = map[string]entry{}
+	c.dir.entries = map[string]*entry{}
 	c.tokens.entries = map[[sha256.Size]byte]tokenEntry{}
 	c.base, c.stop = context.WithCancel(context.Background())
 	return c, nil

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -33,9 +32,9 @@ type directory struct {
 	lookups shared[identity.User]
 
 	mu      sync.Mutex
-	entries map[string]entry
-	forgets uint64    // grows with every Forget
-	pause   time.Time // Clerk asked for no request before
+	entries map[string]*entry // never changed, only replaced
+	forgets uint64            // grows with every Forget
+	pause   time.Time         // Clerk asked for no request before
 }
 
 type entry struct {
@@ -54,7 +53,7 @@ func (c *Clerk) User(ctx context.Context, subject string) (identity.User, error)
 	}
 	d := &c.dir
 	if u, err, ok := c.Known(subject); ok {
-		return u, err
+		return *u.Clone(), err
 	}
 	var asked time.Time
 	u, err := d.lookups.do(ctx, c, subject, func(ctx context.Context) (identity.User, error) {
@@ -67,9 +66,9 @@ func (c *Clerk) User(ctx context.Context, subject string) (identity.User, error)
 		}
 		return u, nil
 	}, func(u identity.User, err error) {
-		d.put(subject, entry{user: u, err: err, asked: asked})
+		d.put(subject, &entry{user: u, err: err, asked: asked})
 	})
-	return clone(u), err
+	return *u.Clone(), err
 }
 
 // Forget drops what is known about a user, so that the next User asks Clerk.
@@ -92,18 +91,18 @@ func (c *Clerk) ForgetAll() {
 }
 
 // Known returns what User would answer without asking Clerk; known is false
-// where it would have to ask.
-func (c *Clerk) Known(subject string) (u identity.User, err error, known bool) { //nolint:revive // the error is the answer
+// where it would have to ask. The user is the one that all are given: read only.
+func (c *Clerk) Known(subject string) (u *identity.User, err error, known bool) { //nolint:revive // the error is the answer
 	c.dir.mu.Lock()
 	e, ok := c.dir.entries[subject]
 	c.dir.mu.Unlock()
 	if !ok || !e.current(c.now()) {
-		return identity.User{}, nil, false
+		return nil, nil, false
 	}
-	return clone(e.user), e.err, true
+	return &e.user, e.err, true
 }
 
-func (e entry) current(now time.Time) bool {
+func (e *entry) current(now time.Time) bool {
 	limit := userAge
 	switch {
 	case errors.Is(e.err, identity.ErrNoUser):
@@ -117,13 +116,13 @@ func (e entry) current(now time.Time) bool {
 }
 
 // put stores e, and keeps the number of entries bounded: of a few the oldest goes.
-func (d *directory) put(subject string, e entry) {
+func (d *directory) put(subject string, e *entry) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.putLocked(subject, e)
 }
 
-func (d *directory) putLocked(subject string, e entry) {
+func (d *directory) putLocked(subject string, e *entry) {
 	if _, ok := d.entries[subject]; !ok && len(d.entries) >= maxEntries {
 		oldest, seen := "", 0
 		for k, v := range d.entries {
@@ -137,17 +136,6 @@ func (d *directory) putLocked(subject string, e entry) {
 		delete(d.entries, oldest)
 	}
 	d.entries[subject] = e
-}
-
-// clone copies what callers could change.
-func clone(u identity.User) identity.User {
-	u.Roles = slices.Clone(u.Roles)
-	u.PublicMetadata = slices.Clone(u.PublicMetadata)
-	u.Memberships = slices.Clone(u.Memberships)
-	for i := range u.Memberships {
-		u.Memberships[i].Permissions = slices.Clone(u.Memberships[i].Permissions)
-	}
-	return u
 }
 
 // lookup reads a user and their memberships.

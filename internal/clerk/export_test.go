@@ -47,7 +47,7 @@ const MaxEntries = maxEntries
 func (c *Clerk) SetSleep(f func(context.Context, time.Duration) error) { c.sleep = f }
 
 func (c *Clerk) Fill(subject string) {
-	c.dir.put(subject, entry{user: identity.User{ID: subject}, asked: c.now()})
+	c.dir.put(subject, &entry{user: identity.User{ID: subject}, asked: c.now()})
 }
 
 func (c *Clerk) Entries() int {

@@ -66,13 +66,13 @@ func giveRoles(u *identity.User, rules []RoleRule) {
 // Within is u as a grant for that organisation sees them: see
 // identity.User.Within. Roles that the rules give are given anew, by what is
 // left.
-func (c *Clerk) Within(u identity.User, org string) identity.User {
+func (c *Clerk) Within(u *identity.User, org string) *identity.User {
 	if org == "" {
 		return u
 	}
 	u = u.Within(org)
 	u.Roles = rolesUnder(u.PublicMetadata, c.roleKey)
-	giveRoles(&u, c.roleRules)
+	giveRoles(u, c.roleRules)
 	return u
 }
 

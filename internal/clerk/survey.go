@@ -48,7 +48,7 @@ func (c *Clerk) Survey(ctx context.Context, subjects []string, organisations boo
 		}
 		if organisations {
 			if u, err, ok := c.Known(subject); ok && !errors.Is(err, identity.ErrUnavailable) {
-				visit(subject, u, err)
+				visit(subject, *u.Clone(), err)
 				continue
 			}
 		}
@@ -105,7 +105,7 @@ func (c *Clerk) Survey(ctx context.Context, subjects []string, organisations boo
 			}
 			u := c.describe(&v.User, v.Deprovisioned, memberships)
 			s.keep(subject, u)
-			visit(subject, clone(u), nil)
+			visit(subject, *u.Clone(), nil)
 		}
 	}
 }
@@ -129,7 +129,7 @@ func (s survey) keep(subject string, u identity.User) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.forgets == s.forgets {
-		d.putLocked(subject, entry{user: u, asked: s.asked})
+		d.putLocked(subject, &entry{user: u, asked: s.asked})
 	}
 }
 
@@ -137,6 +137,9 @@ func (s survey) keep(subject string, u identity.User) {
 // known, and forgets these if anything else is not as it was.
 func (s survey) compare(subject string, v *listedUser) identity.User {
 	known, err, ok := s.clerk.Known(subject)
+	if !ok {
+		known = &identity.User{}
+	}
 	u := s.clerk.describe(&v.User, v.Deprovisioned, known.Memberships)
 	if ok && (err != nil || !slices.Equal(u.Roles, known.Roles) || u.Banned != known.Banned || u.Locked != known.Locked ||
 		u.Email != known.Email || u.EmailVerified != known.EmailVerified) {

@@ -81,6 +81,18 @@ type Membership struct {
 	Permissions []string // "org:feature:permission"
 }
 
+// Clone returns a copy that shares nothing with u.
+func (u *User) Clone() *User {
+	c := *u
+	c.Roles = slices.Clone(u.Roles)
+	c.PublicMetadata = slices.Clone(u.PublicMetadata)
+	c.Memberships = slices.Clone(u.Memberships)
+	for i := range c.Memberships {
+		c.Memberships[i].Permissions = slices.Clone(c.Memberships[i].Permissions)
+	}
+	return &c
+}
+
 // HasRole reports whether the user holds one of roles: a role of public
 // metadata ("admin"), or in any of their organisations a role ("org:admin") or
 // a permission ("org:invoices:read"). With "@" and an organisation's id or slug
@@ -105,19 +117,20 @@ func (u *User) HasRole(roles ...string) bool {
 
 // Within is the user as a grant for that organisation sees them: with no
 // membership but that one. With "" they are unchanged. Roles that a membership
-// gave by the operator's rules are still there: see clerk.Clerk.Within.
-func (u User) Within(org string) User {
+// gave by the operator's rules are still there: see clerk.Clerk.Within. u is
+// unchanged.
+func (u *User) Within(org string) *User {
 	if org == "" {
 		return u
 	}
-	all := u.Memberships
-	u.Memberships = nil
-	for _, m := range all {
+	within := *u
+	within.Memberships = nil
+	for _, m := range u.Memberships {
 		if m.OrgID == org {
-			u.Memberships = append(u.Memberships, m)
+			within.Memberships = append(within.Memberships, m)
 		}
 	}
-	return u
+	return &within
 }
 
 // In reports whether the membership is one of the organisation with that id or

@@ -296,7 +296,7 @@ func Members(obj json.RawMessage, f func(key string, val json.RawMessage) bool) 
 	}
 	s := scanner{b: obj, max: 1 << 20}
 	err := s.object(func(key, val []byte) error {
-		if !f(string(key), val) {
+		if !f(text(key), val) {
 			return errStop
 		}
 		return nil

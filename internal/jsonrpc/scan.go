@@ -349,7 +349,22 @@ func unquote(token []byte) string {
 			return out
 		}
 	}
-	return string(inner)
+	return text(inner)
+}
+
+// text returns b as a string. What is in nearly every message costs no memory.
+func text(b []byte) string {
+	switch string(b) {
+	case "tools/call":
+		return "tools/call"
+	case "name":
+		return "name"
+	case "arguments":
+		return "arguments"
+	case "_meta":
+		return "_meta"
+	}
+	return string(b)
 }
 
 // foldsTo reports whether key equals one of names in all but letter case,

@@ -53,10 +53,9 @@ type exchange struct {
 	stream *stream
 	server *Server
 	key    callKey // legacy only
-	quick  bool    // see Options.Quick
 	ctx    context.Context
 	stop   context.CancelCauseFunc
-	answer func(status int, body []byte) // takes what is to be sent
+	answer func(status int, body []byte) // takes what is to be sent; nil for a quick call
 
 	mu       sync.Mutex
 	answered bool                              // or about to be
@@ -154,7 +153,7 @@ func (s *Server) start(x *exchange, answer func(status int, body []byte)) {
 		response, err := []byte(nil), errPanicked
 		defer func() { // also when the Handler ends its goroutine
 			if x.claim() {
-				x.conclude(response, err)
+				answer(x.conclude(response, err))
 			}
 		}()
 		response, err = s.handle(x.ctx, &x.call)
@@ -170,21 +169,17 @@ func (s *Server) quick(m *jsonrpc.Message) bool {
 	return ok && s.o.Quick(name)
 }
 
-// runHere is run without a goroutine.
-func (s *Server) runHere(x *exchange) (status int, body []byte) {
-	x.answer = func(st int, b []byte) { status, body = st, b }
-	s.register(x)
-	if response, err := s.handle(x.ctx, &x.call); x.claim() {
-		x.conclude(response, err)
-	}
-	return status, body
+// serveQuick answers a quick call on the goroutine of its connection. Nobody
+// else gets to know the exchange: it can be neither cancelled nor left behind.
+func (s *Server) serveQuick(x *exchange) {
+	x.server, x.call.out = s, x
+	response, err := s.handle(x.ctx, &x.call)
+	x.claim()
+	x.send(x.conclude(response, err))
 }
 
 // run is start for one who waits.
 func (s *Server) run(x *exchange) (status int, body []byte) {
-	if x.quick {
-		return s.runHere(x)
-	}
 	answered := make(chan struct{})
 	s.start(x, func(st int, b []byte) {
 		status, body = st, b
@@ -213,23 +208,21 @@ func (x *exchange) claim() bool {
 	return first
 }
 
-// conclude turns what the Handler gave into the answer.
-func (x *exchange) conclude(response []byte, err error) {
+// conclude turns what the Handler gave into the answer; see start.
+func (x *exchange) conclude(response []byte, err error) (status int, body []byte) {
 	s := x.server
 	x.settle()
 	s.unregister(x)
 	switch cause := context.Cause(x.ctx); {
 	case errors.Is(cause, errCancelled):
-		x.answer(0, nil)
-		return
+		return 0, nil
 	case err == nil:
 		err = s.afterwards(x.ctx, &x.call, response)
 	}
 	if err != nil {
-		x.answer(s.failure(x.ctx, x.call.request, x, err))
-		return
+		return s.failure(x.ctx, x.call.request, x, err)
 	}
-	x.answer(s.success(x, response))
+	return s.success(x, response)
 }
 
 // end ends the context of the request. A Handler that does not heed that is
@@ -238,7 +231,7 @@ func (x *exchange) end(cause error) {
 	x.stop(cause)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.answered || x.leaving != nil || x.quick {
+	if x.answered || x.leaving != nil {
 		return
 	}
 	x.leaving = time.AfterFunc(patience, func() {
@@ -255,7 +248,7 @@ func (x *exchange) end(cause error) {
 		} else {
 			x.server.log.Error("the handler ignores that its context has ended and is left to itself", "method", x.call.Message.Method)
 		}
-		x.conclude(response, err)
+		x.answer(x.conclude(response, err))
 	})
 }
 
@@ -263,7 +256,7 @@ func (x *exchange) end(cause error) {
 func (x *exchange) within(d time.Duration, late func(cause error) ([]byte, error)) (stop func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.answered {
+	if x.answered || x.answer == nil { // a quick call has all the time it takes
 		return func() {}
 	}
 	t := time.AfterFunc(d, func() { x.end(ErrLate) })

@@ -103,7 +103,9 @@ func start(t testing.TB, handler mcphttp.Handler, change ...func(*mcphttp.Option
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts := httptest.NewServer(m)
+	ts := httptest.NewUnstartedServer(m)
+	ts.Config.ConnContext = m.ConnContext
+	ts.Start()
 	client := &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 64}, Timeout: 30 * time.Second}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)

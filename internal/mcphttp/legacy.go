@@ -17,7 +17,7 @@ const maxBatch = 100
 // postLegacy serves one message of a revision with sessions.
 func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.Principal, m *jsonrpc.Message, quick bool) {
 	if m.Method == "initialize" {
-		s.initialize(w, r, p, m)
+		s.initialize(w, of(r, p), p, m)
 		return
 	}
 	session, record, ok := s.session(w, r, p, m.ID)
@@ -29,14 +29,15 @@ func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.
 			return
 		}
 		st := newStream(s, w, true, true)
-		x := s.legacyExchange(r, p, session, st, m)
-		x.call.LogLevel = record.LogLevel
 		if quick {
-			x.quick = true
-			x.send(s.runHere(x))
-			x.stop(nil)
+			s.serveQuick(&exchange{
+				ctx: contextOf(context.WithoutCancel(r.Context()), p), stream: st, key: callKey{owner: ownerOf(session, p)},
+				call: Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r},
+			})
 			return
 		}
+		x := s.legacyExchange(contextOf(r.Context(), p), r, p, session, st, m)
+		x.call.LogLevel = record.LogLevel
 		st.resumable(s, ownerOf(session, p), session, nil)
 		st.away, st.back = x.away, x.back
 		over := make(chan struct{})
@@ -56,7 +57,7 @@ func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.
 		accepted(w, lost)
 		return
 	}
-	s.notification(w, r, &Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r})
+	s.notification(contextOf(r.Context(), p), w, r, &Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r})
 }
 
 // acceptsLegacy reads Accept, whose types are required in these revisions
@@ -70,12 +71,12 @@ func (s *Server) acceptsLegacy(w http.ResponseWriter, r *http.Request, id []byte
 }
 
 // legacyExchange prepares the request m of a session, to be answered on st.
-// Its context does not end with the connection, only by a message of its owner
-// or when the client has been away for long. It must be stopped when the
+// Its context has the values of ctx; it does not end with the connection, only
+// by a message of its owner or when the client has been away for long. It must be stopped when the
 // response is out.
-func (s *Server) legacyExchange(r *http.Request, p *identity.Principal, session *Session, st *stream, m *jsonrpc.Message) *exchange {
+func (s *Server) legacyExchange(ctx context.Context, r *http.Request, p *identity.Principal, session *Session, st *stream, m *jsonrpc.Message) *exchange {
 	x := &exchange{stream: st, server: s}
-	x.ctx, x.stop = context.WithCancelCause(context.WithoutCancel(r.Context()))
+	x.ctx, x.stop = context.WithCancelCause(context.WithoutCancel(ctx))
 	x.call = Call{Message: m, Version: session.Version, Session: session, request: r, out: x}
 	x.key = callKey{ownerOf(session, p), jsonrpc.IDKey(m.ID)}
 	return x
@@ -117,7 +118,7 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request, p *identity.Pri
 	if len(ids) != 1 {
 		return refuseWith(http.StatusBadRequest, "exactly one Mcp-Session-Id header is required after initialize")
 	}
-	session, err := s.openSession(ids[0], p)
+	session, err := s.openSession(r.Context(), ids[0], p)
 	var record sessionRecord
 	if err == nil {
 		if record, err = s.records.get(r.Context(), session.ID); err != nil {
@@ -135,14 +136,28 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request, p *identity.Pri
 	return session, record, true
 }
 
-func (s *Server) openSession(value string, p *identity.Principal) (*Session, error) {
-	if p == nil {
-		return s.codec.open(value, "", "", s.now())
+// openSession opens the value of the header for p. ctx is the request's.
+func (s *Server) openSession(ctx context.Context, value string, p *identity.Principal) (*Session, error) {
+	var subject, grant string
+	if p != nil {
+		subject, grant = p.Subject, p.Grant
 	}
-	session, err := s.codec.open(value, p.Subject, p.Grant, s.now())
-	if err != nil && s.o.Anonymous {
+	now := s.now()
+	l, _ := ctx.Value(lastKey{}).(*last)
+	if l != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if known := l.session; l.value == value && known.Subject == subject && known.Grant == grant && now.Before(known.Expires) {
+			return known, nil
+		}
+	}
+	session, err := s.codec.open(value, subject, grant, now)
+	if err != nil && p != nil && s.o.Anonymous {
 		// A session begun before signing in goes on after it.
-		session, err = s.codec.open(value, "", "", s.now())
+		session, err = s.codec.open(value, "", "", now)
+	}
+	if err == nil && l != nil {
+		l.value, l.session = strings.Clone(value), session
 	}
 	return session, err
 }
@@ -238,7 +253,7 @@ each:
 		case faults[i] != nil:
 			responses = append(responses, faults[i])
 		case m.IsRequest():
-			x := s.legacyExchange(r, p, session, st, m)
+			x := s.legacyExchange(r.Context(), r, p, session, st, m)
 			x.call.LogLevel = record.LogLevel
 			st.follow(x)
 			if _, response := s.run(x); response != nil {

@@ -92,6 +92,32 @@ func TestSessionIDOfAnotherIsNotFound(t *testing.T) {
 	}
 }
 
+// A connection is no identity: people come through one proxy.
+func TestSessionIDOfAnotherOnTheSameConnectionIsNotFound(t *testing.T) {
+	s := start(t, nil)
+	s.http = &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}, Timeout: 30 * time.Second}
+	h := s.session("2025-11-25", `{}`)
+	status := func(with header) int {
+		res := s.post(`{"jsonrpc":"2.0","id":1,"method":"ping"}`, h, with)
+		s.text(res)
+		return res.StatusCode
+	}
+	for range 2 {
+		for _, token := range []string{"bob", "alice-other-grant"} {
+			if got := status(nil); got != http.StatusOK {
+				t.Fatalf("the owner's: %d", got)
+			}
+			if got := status(header{"Authorization": "Bearer " + token}); got != http.StatusNotFound {
+				t.Errorf("%s: %d", token, got)
+			}
+		}
+	}
+	s.text(s.method(http.MethodDelete, h))
+	if got := status(nil); got != http.StatusNotFound {
+		t.Errorf("after DELETE: %d", got)
+	}
+}
+
 func TestSessionOpensUnderARotatedKey(t *testing.T) {
 	oldKey, newKey := make([]byte, 32), append(make([]byte, 31), 1)
 	before := start(t, nil, func(o *mcphttp.Options) { o.Keys = [][]byte{oldKey} })

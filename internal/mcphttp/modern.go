@@ -6,11 +6,12 @@ import (
 	"net/http"
 	"slices"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
 // postModern serves one message of the stateless era.
-func (s *Server) postModern(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message, meta *meta, quick bool) {
+func (s *Server) postModern(w http.ResponseWriter, r *http.Request, p *identity.Principal, m *jsonrpc.Message, meta *meta, quick bool) {
 	if m.IsResponse() {
 		// 2026-07-28, basic/transports/streamable-http, Sending Messages, 4.
 		refuse(w, http.StatusBadRequest, nil, jsonrpc.CodeInvalidRequest, "clients do not send responses in revision "+modernVersion)
@@ -28,7 +29,7 @@ func (s *Server) postModern(w http.ResponseWriter, r *http.Request, m *jsonrpc.M
 			w.WriteHeader(http.StatusAccepted)
 			return
 		}
-		s.notification(w, r, &call)
+		s.notification(contextOf(r.Context(), p), w, r, &call)
 		return
 	}
 	if e := checkModern(r.Header, m, meta); e != nil {
@@ -44,20 +45,23 @@ func (s *Server) postModern(w http.ResponseWriter, r *http.Request, m *jsonrpc.M
 		return
 	}
 	if m.Method == "subscriptions/listen" {
-		s.subscription(w, r, &call, events)
+		s.subscription(w, of(r, p), &call, events)
 		return
 	}
 	if !json && !events {
 		json = true // there is no other way to answer at all
 	}
 	// A closed stream is the cancellation of its request (Cancellation).
-	x := &exchange{call: call, stream: newStream(s, w, json, events), server: s, quick: quick}
-	x.ctx, x.stop = context.WithCancelCause(r.Context())
+	x := &exchange{call: call, stream: newStream(s, w, json, events), server: s}
+	if quick {
+		x.ctx = contextOf(r.Context(), p)
+		s.serveQuick(x)
+		return
+	}
+	x.ctx, x.stop = context.WithCancelCause(contextOf(r.Context(), p))
 	defer x.stop(nil)
 	x.call.out = x
-	if !x.quick {
-		x.stream.keepAwake()
-	}
+	x.stream.keepAwake()
 	s.serve(x, nil)
 }
 

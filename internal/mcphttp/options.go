@@ -48,7 +48,8 @@ type Options struct {
 
 	// Quick says of a tool that a call of it computes and waits for nothing that
 	// could take long. The Handler then runs on the goroutine of the connection,
-	// without keep-alive comments, and cannot be left to itself. Nil: none is.
+	// without keep-alive comments, and can be neither cancelled nor left to
+	// itself. Nil: none is.
 	Quick func(tool string) bool
 
 	// PublicURL is the URL of the endpoint as clients know it. Its origin is

@@ -2,6 +2,7 @@ package mcphttp
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -27,19 +28,18 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool)
 		}
 	}
 	tooLarge := func() ([]byte, bool) {
+		w.Header().Set("Connection", "close") // do not read the rest
 		refuse(w, http.StatusRequestEntityTooLarge, nil, jsonrpc.CodeInvalidRequest, "the message is too large")
 		return nil, false
 	}
 	if r.ContentLength > s.o.MaxBody {
-		w.Header().Set("Connection", "close") // do not read what was announced
 		return tooLarge()
 	}
-	body, err := readAll(http.MaxBytesReader(w, r.Body, s.o.MaxBody), r.ContentLength)
+	body, err := readAll(r.Body, r.ContentLength, s.o.MaxBody)
 	if err != nil {
-		var limit *http.MaxBytesError
 		var timeout interface{ Timeout() bool }
 		switch {
-		case errors.As(err, &limit):
+		case errors.Is(err, errTooLarge):
 			return tooLarge()
 		case errors.As(err, &timeout) && timeout.Timeout():
 			w.Header().Set("Connection", "close")
@@ -72,9 +72,12 @@ func (s *Server) limitClient(w http.ResponseWriter, r *http.Request) {
 	_ = rc.SetWriteDeadline(now.Add(s.o.WriteTimeout))
 }
 
-// readAll reads r to its end. size is what the client announced, -1 if it did
-// not; memory is taken as bytes arrive, not as they are announced.
-func readAll(r io.Reader, size int64) ([]byte, error) {
+var errTooLarge = errors.New("the body is too large")
+
+// readAll reads r to its end, of at most limit bytes. size is what the client
+// announced, -1 if it did not; memory is taken as bytes arrive, not as they are
+// announced.
+func readAll(r io.Reader, size, limit int64) ([]byte, error) {
 	if size < 0 {
 		size = 511
 	}
@@ -82,6 +85,9 @@ func readAll(r io.Reader, size int64) ([]byte, error) {
 	for {
 		n, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
+		if int64(len(buf)) > limit {
+			return nil, errTooLarge
+		}
 		if err == io.EOF {
 			return buf, nil
 		}
@@ -105,7 +111,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, p *identity.Princi
 	}
 	if jsonrpc.IsBatch(body) {
 		bodyRead(w)
-		s.batch(w, r, p, body)
+		s.batch(w, of(r, p), p, body)
 		return
 	}
 	m, err := jsonrpc.Parse(body, strict)
@@ -119,7 +125,7 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, p *identity.Princi
 	}
 	meta := readMeta(m.Params)
 	if isModern(r.Header, m, &meta) {
-		s.postModern(w, r, m, &meta, quick)
+		s.postModern(w, r, p, m, &meta, quick)
 		return
 	}
 	s.postLegacy(w, r, p, m, quick)
@@ -204,8 +210,8 @@ func tokenString(token json.RawMessage) string {
 }
 
 // notification hands a notification to the Handler and answers 202.
-func (s *Server) notification(w http.ResponseWriter, r *http.Request, call *Call) {
-	_, err := s.handle(r.Context(), call)
+func (s *Server) notification(ctx context.Context, w http.ResponseWriter, r *http.Request, call *Call) {
+	_, err := s.handle(ctx, call)
 	var scope *ScopeError
 	switch {
 	case errors.Is(err, identity.ErrInvalidToken):

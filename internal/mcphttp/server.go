@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -138,9 +139,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case http.MethodPost:
 			s.post(w, r, p)
 		case http.MethodGet:
-			s.get(w, r, p)
+			s.get(w, of(r, p), p)
 		case http.MethodDelete:
-			s.delete(w, r, p)
+			s.delete(w, of(r, p), p)
 		}
 	})
 }
@@ -183,10 +184,39 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, methods string, s
 	if !ok {
 		return
 	}
-	if p != nil {
-		r = r.WithContext(identity.NewContext(r.Context(), p))
-	}
 	serve(w, r, p)
+}
+
+// of returns r with its principal, who may be nil, in its context.
+func of(r *http.Request, p *identity.Principal) *http.Request {
+	if p == nil {
+		return r
+	}
+	return r.WithContext(contextOf(r.Context(), p))
+}
+
+// contextOf returns ctx with the principal, who may be nil: a call does without
+// a copy of its request.
+func contextOf(ctx context.Context, p *identity.Principal) context.Context {
+	if p == nil {
+		return ctx
+	}
+	return identity.NewContext(ctx, p)
+}
+
+// ConnContext is for http.Server: a client that stays on its connection is
+// spared that its session is opened anew with each request.
+func (s *Server) ConnContext(ctx context.Context, _ net.Conn) context.Context {
+	return context.WithValue(ctx, lastKey{}, &last{})
+}
+
+type lastKey struct{}
+
+// last is the session of a connection's last request.
+type last struct {
+	mu      sync.Mutex
+	value   string // of the header
+	session *Session
 }
 
 // lists reports whether name is in a list as headers have it.

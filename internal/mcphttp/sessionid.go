@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -92,8 +93,8 @@ func newNonce() []byte {
 
 func sessionName(nonce []byte) string { return hex.EncodeToString(nonce[:idBytes]) }
 
-func binding(subject, grant string) []byte {
-	ad := make([]byte, 0, 8+len(subject)+len(grant))
+// appendBinding appends what ties a session to a user and a grant.
+func appendBinding(ad []byte, subject, grant string) []byte {
 	ad = binary.AppendUvarint(ad, uint64(len(subject)))
 	ad = append(ad, subject...)
 	return append(ad, grant...)
@@ -115,9 +116,14 @@ func (c *sessionCodec) seal(s *Session, nonce []byte) (string, error) {
 	}
 	out := make([]byte, 0, len(nonce)+len(plain)+chacha20poly1305.Overhead)
 	out = append(out, nonce...)
-	out = c.aeads[0].Seal(out, nonce, plain, binding(s.Subject, s.Grant))
+	out = c.aeads[0].Seal(out, nonce, plain, appendBinding(nil, s.Subject, s.Grant))
 	return base64.RawURLEncoding.EncodeToString(out), nil
 }
+
+// scratches are buffers to open session ids in: nearly every request has one.
+var scratches = sync.Pool{New: func() any { return new([3 * maxSessionID]byte) }}
+
+var strictURL = base64.RawURLEncoding.Strict()
 
 // open returns the session that value names for the user and grant given, or
 // errBadSession: forged, another's, or expired at now.
@@ -125,14 +131,17 @@ func (c *sessionCodec) open(value, subject, grant string, now time.Time) (*Sessi
 	if len(value) > maxSessionID {
 		return nil, errBadSession
 	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(value)
+	scratch := scratches.Get().(*[3 * maxSessionID]byte) //nolint:forcetypeassert // what New returns
+	defer scratches.Put(scratch)
+	first, second, third := scratch[:0:maxSessionID], scratch[maxSessionID:maxSessionID:2*maxSessionID], scratch[2*maxSessionID:2*maxSessionID]
+	raw, err := strictURL.AppendDecode(first, append(second, value...))
 	if err != nil || len(raw) < chacha20poly1305.NonceSizeX+chacha20poly1305.Overhead {
 		return nil, errBadSession
 	}
 	nonce, sealed := raw[:chacha20poly1305.NonceSizeX], raw[chacha20poly1305.NonceSizeX:]
-	ad := binding(subject, grant)
+	ad := appendBinding(second, subject, grant)
 	for _, aead := range c.aeads {
-		plain, err := aead.Open(nil, nonce, sealed, ad)
+		plain, err := aead.Open(third, nonce, sealed, ad)
 		if err != nil {
 			continue
 		}

@@ -23,10 +23,10 @@ const (
 // and as long as the connection, for messages under the same user and grant.
 func (s *Server) SSE(path string) (stream, message http.Handler) {
 	stream = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.guard(w, r, sseMethods, func(w http.ResponseWriter, r *http.Request, p *identity.Principal) { s.serveSSE(w, r, p, path) })
+		s.guard(w, r, sseMethods, func(w http.ResponseWriter, r *http.Request, p *identity.Principal) { s.serveSSE(w, of(r, p), p, path) })
 	})
 	message = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.guard(w, r, postMethods, s.postSSE)
+		s.guard(w, r, postMethods, func(w http.ResponseWriter, r *http.Request, p *identity.Principal) { s.postSSE(w, of(r, p), p) })
 	})
 	return stream, message
 }
@@ -188,7 +188,7 @@ func (s *Server) postSSE(w http.ResponseWriter, r *http.Request, p *identity.Pri
 			accepted(w, lost)
 			return
 		}
-		s.notification(w, r, &call)
+		s.notification(r.Context(), w, r, &call)
 	}
 }
 

@@ -38,7 +38,7 @@ type stream struct {
 
 	mu     sync.Mutex
 	w      http.ResponseWriter
-	rc     *http.ResponseController
+	rc     http.ResponseController
 	begun  bool      // the header of an event stream is out
 	ended  bool      // the response is complete
 	gone   bool      // the client is not there any more
@@ -54,7 +54,7 @@ type stream struct {
 
 func newStream(s *Server, w http.ResponseWriter, json, events bool) *stream {
 	return &stream{
-		w: w, rc: http.NewResponseController(w), takesJSON: json, takesEvents: events,
+		w: w, rc: *http.NewResponseController(w), takesJSON: json, takesEvents: events,
 		keepAlive: s.o.KeepAlive, writeTimeout: s.o.WriteTimeout,
 	}
 }
@@ -261,7 +261,7 @@ func (st *stream) stopLocked() {
 	}
 	st.releaseLocked()
 	// What is kept of the stream for a while must not keep its request.
-	st.w, st.rc, st.open, st.away, st.back = nil, nil, nil, nil, nil
+	st.w, st.rc, st.open, st.away, st.back = nil, http.ResponseController{}, nil, nil, nil
 }
 
 // forgetLocked gives up what is kept of the stream: nothing follows.
@@ -316,7 +316,7 @@ func (st *stream) leave(turn int) bool {
 		return false
 	}
 	st.lostLocked()
-	st.w, st.rc, st.over = nil, nil, nil
+	st.w, st.rc, st.over = nil, http.ResponseController{}, nil
 	return true
 }
 
@@ -350,7 +350,7 @@ func (st *stream) resume(w http.ResponseWriter, n uint64) (turn int, over <-chan
 		return 0, nil, err
 	}
 	st.releaseLocked() // a connection that nobody told us has ended
-	st.w, st.rc, st.gone = w, http.NewResponseController(w), false
+	st.w, st.rc, st.gone = w, *http.NewResponseController(w), false
 	st.turn++
 	st.over = make(chan struct{})
 	over = st.over

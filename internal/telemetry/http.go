@@ -30,11 +30,12 @@ func RequestID(ctx context.Context) string {
 // in use says nothing while all is well. The query is never written.
 func Access(next http.Handler, logger *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id := r.Header.Get(HeaderRequestID)
-		if !wellFormed(id) {
-			id = rand.Text()
+		ids := r.Header[HeaderRequestID]
+		if len(ids) == 0 || !wellFormed(ids[0]) {
+			ids = []string{rand.Text()}
 		}
-		w.Header().Set(HeaderRequestID, id)
+		id := ids[0]
+		w.Header()[HeaderRequestID] = ids[:1]
 		ctx := context.WithValue(r.Context(), requestIDKey{}, id)
 		rec := &recorder{ResponseWriter: w}
 		started := time.Now()

@@ -80,9 +80,10 @@ func Add() (mcp.Tool, Handler) {
 }
 
 func sumResult(text string) *mcp.CallToolResult {
-	return mcp.NewToolResultStructured(struct {
-		Sum json.Number `json:"sum"`
-	}{json.Number(text)}, text)
+	return &mcp.CallToolResult{
+		Content:              []mcp.Content{mcp.NewTextContent(text)},
+		RawStructuredContent: json.RawMessage(`{"sum":` + text + `}`),
+	}
 }
 
 // small reads an integer that needs no exact arithmetic.

@@ -121,9 +121,12 @@ func TestAddIsExact(t *testing.T) {
 		if res.IsError || text(t, res) != want {
 			t.Errorf("add %s = %q (isError %t), want %q", arguments, text(t, res), res.IsError, want)
 		}
-		structured, err := json.Marshal(res.StructuredContent)
-		if err != nil || string(structured) != `{"sum":`+want+`}` {
-			t.Errorf("add %s: structured content %s, %v, want the same sum", arguments, structured, err)
+		var sent struct {
+			Structured json.RawMessage `json:"structuredContent"`
+		}
+		raw, err := json.Marshal(res)
+		if err != nil || json.Unmarshal(raw, &sent) != nil || string(sent.Structured) != `{"sum":`+want+`}` {
+			t.Errorf("add %s: %s, %v, want the same sum as structured content", arguments, raw, err)
 		}
 	}
 }

@@ -417,9 +417,9 @@ func mediaType(resp *http.Response) string {
 // compressed; of a large message it returns the skeleton. Its error is a
 // *jsonrpc.Error where a large body is no message.
 func (c *Client) readBody(resp *http.Response) ([]byte, error) {
-	tooLarge := fmt.Errorf("the body is larger than the limit of %d bytes", c.max)
+	tooLarge := func() error { return fmt.Errorf("the body is larger than the limit of %d bytes", c.max) }
 	if resp.ContentLength > int64(c.max) {
-		return nil, tooLarge
+		return nil, tooLarge()
 	}
 	g := gather{spool: c.spool, limit: c.max}
 	if resp.ContentLength > int64(c.spool.size(c.max)) {
@@ -437,7 +437,7 @@ func (c *Client) readBody(resp *http.Response) ([]byte, error) {
 		if _, failed := g.Write((*buf)[:n]); failed != nil {
 			g.drop()
 			if errors.Is(failed, errTooLarge) {
-				failed = tooLarge
+				failed = tooLarge()
 			}
 			return nil, failed
 		}
