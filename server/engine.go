@@ -217,6 +217,20 @@ func (s *Server) listen(ctx context.Context, call *mcphttp.Call, want mcphttp.Fi
 	return granted, nil
 }
 
+// hears reports whether the caller may know of changes of a resource. What
+// nothing here serves is a part of something, which decides.
+func (s *Server) hears(ctx context.Context, uri string) bool {
+	a := s.resourceAccess(uri)
+	p := identity.FromContext(ctx)
+	switch {
+	case a == nil || a.public:
+		return true
+	case p == nil || !p.HasScope(authserver.ScopeTools) || checkScopes(p, a) != nil:
+		return false
+	}
+	return s.sees(ctx, s.newExchange(ctx, nil), a)
+}
+
 // result is a tool result that did not come out of the engine.
 func (s *Server) result(x *exchange, result *mcp.CallToolResult) ([]byte, error) {
 	if x.call.Modern {
@@ -249,11 +263,20 @@ func (s *Server) encodeResult(x *exchange, result any) ([]byte, error) {
 // Parameters"). Only the tool's schema knows which there are.
 func checkParamHeaders(call *mcphttp.Call, t *registered) error {
 	headers := call.Header()
-	return mcp.ValidateParamHeadersLookup(func(name string) (string, bool) {
+	twice := ""
+	err := mcp.ValidateParamHeadersLookup(func(name string) (string, bool) {
 		values := headers.Values(name)
 		if len(values) == 0 {
 			return "", false
 		}
+		if len(values) > 1 {
+			twice = name
+		}
 		return values[0], true
 	}, &t.tool, call.Message.Params)
+	if twice != "" {
+		// Whoever routes by the header may have taken another value.
+		return fmt.Errorf("header mismatch: %s is there more than once", twice)
+	}
+	return err
 }

@@ -36,8 +36,12 @@ const (
 // mux.Handle("/", srv.Handler()), next to more specific patterns; or, with a
 // prefix in PublicURL, at that prefix and at "/.well-known/" only, where clients
 // look for the metadata (RFC 8414 section 3.1, RFC 9728 section 3.1). The prefix
-// may be in front of the path or taken off.
-func (s *Server) Handler() http.Handler { return s.handler }
+// may be in front of the path or taken off. From then on clients are told of
+// changed roles. At the end call Shutdown.
+func (s *Server) Handler() http.Handler {
+	s.startWatch()
+	return s.handler
+}
 
 // SignIns serves the last sign-ins of this instance, the newest first: which
 // client came how far, when, and why it stopped. It answers "why does my client
@@ -86,10 +90,8 @@ func (s *Server) routes() http.Handler {
 		rc := http.NewResponseController(w)
 		// Best effort: not every connection has deadlines.
 		_ = rc.SetReadDeadline(time.Now().Add(pageReadTimeout))
+		// It stays until the last byte is out, when net/http takes it back.
 		_ = rc.SetWriteDeadline(time.Now().Add(pageWriteTimeout))
-		// net/http leaves it on the connection, where the next request may be a
-		// stream.
-		defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 		r.Body = http.MaxBytesReader(w, r.Body, 1<<20)
 		mux.ServeHTTP(w, r)
 	})

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
 	"github.com/mcp-clerk/mcp-clerk/server"
@@ -206,4 +207,42 @@ func (s *stranger) signInAndCall(endpoint, email string) string {
 		s.t.Errorf("revoke: %s", resp.Status)
 	}
 	return string(out)
+}
+
+// Whoever mounts the handler has what Serve has: changed roles reach open
+// streams, these end with the account, and they hold up no shutdown.
+func TestAMountedServerKeepsItsStreamsTrue(t *testing.T) {
+	r := start(t, nil, func(s *server.Server) { s.SetWatchInterval(20 * time.Millisecond) })
+	token := r.signIn(adminMail).Access
+	banned := r.signIn(plainMail).Access
+	r.mounted = true
+	r.restart()
+	modern, legacy, other := r.stateless(token).listen(), r.legacy(token).listen(), r.stateless(banned).listen()
+	for _, next := range []func() message{modern, other} {
+		if m := next(); m.Method != "notifications/subscriptions/acknowledged" {
+			t.Fatalf("first message %+v", m)
+		}
+	}
+	r.surveyed()
+	if err := r.clerk.SetRole(devclerk.AdminID, "nobody"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.clerk.Ban(devclerk.MemberID); err != nil {
+		t.Fatal(err)
+	}
+	for _, next := range []func() message{modern, legacy, other} {
+		if m := next(); m.Method != "notifications/tools/list_changed" {
+			t.Errorf("after a changed role: %+v", m)
+		}
+	}
+	if m := other(); string(m.ID) != `"sub"` {
+		t.Errorf("after the ban: %+v", m)
+	}
+	r.stop()
+	if m := modern(); string(m.ID) != `"sub"` || m.Error != nil {
+		t.Errorf("at the end: %+v", m)
+	}
+	if m := legacy(); m.Method != "" {
+		t.Errorf("at the end: %+v", m)
+	}
 }

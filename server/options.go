@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/mcp-clerk/mcp-clerk/internal/authserver"
 	"github.com/mcp-clerk/mcp-clerk/internal/clerk"
+	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
 	"github.com/mcp-clerk/mcp-clerk/internal/secret"
 )
 
@@ -258,6 +260,9 @@ func (o Options) Validate() error {
 	if o.DrainDelay < 0 || o.DrainDelay > 5*time.Minute {
 		v.fault("--drain-delay", fmt.Sprintf("%v is not between 0 and 5m", o.DrainDelay), "use one such as 10s, or none")
 	}
+	if math.IsNaN(o.UserRate) {
+		v.fault("--user-rate", "is not a number", "leave it out or use one such as 100")
+	}
 	if o.MaxBody < 0 {
 		v.fault("MaxBody", "is negative", "leave it out or use a positive number of bytes")
 	}
@@ -267,6 +272,15 @@ func (o Options) Validate() error {
 		}
 	}
 	return errors.Join(v.faults...)
+}
+
+// userRate is UserRate with its burst, in which there is always room for a
+// request.
+func (o *Options) userRate() mcphttp.Rate {
+	if o.UserRate == 0 {
+		return mcphttp.Rate{} // the default
+	}
+	return mcphttp.Rate{PerSecond: o.UserRate, Burst: int(min(max(1, 20*o.UserRate), 1e9))}
 }
 
 // validation collects faults.

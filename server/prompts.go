@@ -90,7 +90,7 @@ func (s *Server) AddResourceTemplate(t mcp.ResourceTemplate, h ResourceHandler, 
 }
 
 // ResourceUpdated tells the clients that subscribed to uri, or to what it is a
-// part of, that it is another.
+// part of, that it is another; of those only whose users may have it.
 func (s *Server) ResourceUpdated(uri string) {
 	s.announce(mcp.MethodNotificationResourceUpdated, map[string]string{"uri": uri}, nil)
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
@@ -147,6 +148,62 @@ func TestPromptsAndResourcesFailInside(t *testing.T) {
 	if !strings.Contains(r.log.String(), "canary-from-the-database") {
 		t.Error("the cause is not in the log")
 	}
+}
+
+// Case 45 for changes: who may not know of a resource does not hear of it,
+// although it is a part of one that they subscribed to, or they might know of it
+// when they did.
+func TestChangesOfAResourceAreForWhoMayHaveIt(t *testing.T) {
+	r := start(t, nil, func(s *server.Server) {
+		library(s)
+		s.AddResource(mcp.NewResource("lib://open/secret", "closed"), func(context.Context, mcp.ReadResourceRequest) ([]mcp.ResourceContents, error) {
+			return nil, server.ErrNotFound
+		}, server.RequireRole("admin"))
+	})
+	listen := func(token string, uris ...string) map[string]func() message {
+		list, err := json.Marshal(uris)
+		if err != nil {
+			t.Fatal(err)
+		}
+		modern, legacy := r.stateless(token), r.legacy(token)
+		for _, uri := range uris {
+			if m, _ := legacy.call("resources/subscribe", "", `{"uri":"`+uri+`"}`); m.Error != nil {
+				t.Fatalf("subscribe: %+v", m.Error)
+			}
+		}
+		next := messagesOf(t, modern.post(`{"jsonrpc":"2.0","id":"sub","method":"subscriptions/listen","params":`+modern.withMeta(`{"notifications":{"resourceSubscriptions":`+string(list)+`}}`)+`}`, ""))
+		if ack := next(); !strings.Contains(string(ack.Params), string(list)) {
+			t.Fatalf("acknowledged %s", ack.Params)
+		}
+		return map[string]func() message{"2026-07-28": next, "2025-11-25": legacy.listen()}
+	}
+	hears := func(streams map[string]func() message, uri string) {
+		t.Helper()
+		for era, next := range streams {
+			if m := next(); m.Method != "notifications/resources/updated" || !strings.Contains(string(m.Params), `"uri":"`+uri+`"`) {
+				t.Errorf("%s: %+v %s, want %q", era, m.Method, m.Params, uri)
+			}
+		}
+	}
+	plain := listen(r.signIn(plainMail).Access, "lib://open")
+	admin := listen(r.signIn(adminMail).Access, "lib://open", "lib://closed")
+	r.srv.ResourceUpdated("lib://open/secret")
+	r.srv.ResourceUpdated("lib://open/1")
+	hears(admin, "lib://open/secret")
+	hears(admin, "lib://open/1")
+	hears(plain, "lib://open/1")
+	r.srv.ResourceUpdated("lib://closed/part/of/it") // which is served under no name of its own
+	hears(admin, "lib://closed/part/of/it")
+
+	if err := r.clerk.SetRole(devclerk.AdminID, ""); err != nil {
+		t.Fatal(err)
+	}
+	r.advance(61 * time.Second)
+	for _, uri := range []string{"lib://open/secret", "lib://closed", "lib://closed/part/of/it", "lib://open/2"} {
+		r.srv.ResourceUpdated(uri)
+	}
+	hears(admin, "lib://open/2")
+	hears(plain, "lib://open/2")
 }
 
 // A token without the scope is asked to step up, as for tools.

@@ -49,6 +49,7 @@ type rig struct {
 	tools    func(*server.Server)
 	scope    string       // that signIn asks for
 	resource string       // that it names; "" for the MCP endpoint
+	mounted  bool         // in a server of somebody else's
 	ahead    atomic.Int64 // of the clock, in nanoseconds
 	log      *lockedBuffer
 
@@ -160,6 +161,10 @@ func (r *rig) up() {
 	if r.tools != nil {
 		r.tools(r.srv)
 	}
+	if r.mounted {
+		r.mount(listeners)
+		return
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- r.srv.Serve(ctx, listeners...) }()
@@ -171,6 +176,25 @@ func (r *rig) up() {
 		if err := r.srv.Close(); err != nil {
 			r.t.Errorf("close: %v", err)
 		}
+	})
+}
+
+// mount serves the handler as a program does that has other things to serve.
+func (r *rig) mount(listeners []net.Listener) {
+	own := http.NewServeMux()
+	own.Handle("/", r.srv.Handler())
+	hs := &http.Server{Handler: own, ReadHeaderTimeout: time.Minute}
+	var served sync.WaitGroup
+	for _, l := range listeners {
+		served.Go(func() { _ = hs.Serve(l) })
+	}
+	r.stop = sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := errors.Join(r.srv.Shutdown(ctx), hs.Shutdown(ctx), r.srv.Close()); err != nil {
+			r.t.Error(err)
+		}
+		served.Wait()
 	})
 }
 

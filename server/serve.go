@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 )
 
@@ -84,6 +83,17 @@ func (s *Server) Run(ctx context.Context, addr string) error {
 	return s.Serve(ctx, listeners...)
 }
 
+// Shutdown ends what Handler serves: readiness is off, new requests are refused,
+// streams are told, and calls in flight may finish until ctx ends, whose error it
+// then returns. An http.Server that serves the handler does not end its streams
+// by itself, and waits for them: call this before its Shutdown, or while that
+// runs. Serve does all of this itself. The caller still closes the server.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	s.stopWatch()
+	return s.endpoint.Shutdown(ctx)
+}
+
 // Serve answers on the listeners, which it takes over, until ctx ends. Then
 // readiness is off, and after Options.DrainDelay new requests are refused,
 // streams are told, and calls in flight have 30 seconds to finish. It returns
@@ -106,9 +116,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	for _, l := range listeners {
 		go func() { failed <- hs.Serve(l) }()
 	}
-	watching, unwatch := context.WithCancel(ctx)
-	var watcher sync.WaitGroup
-	watcher.Go(func() { s.watch(watching, s.watchEvery) })
+	s.startWatch()
 	// At the end every Serve has returned: an owner waits for what it started.
 	running := len(listeners)
 	var cause error
@@ -131,8 +139,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 			cause = fmt.Errorf("serve: %w", cause)
 		}
 	}
-	unwatch()
-	watcher.Wait()
+	s.stopWatch()
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.shutdownTimeout)
 	defer cancel()
 	// The endpoint ends its streams, which would otherwise keep their

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
@@ -470,5 +471,66 @@ func TestHandlerBelowAPath(t *testing.T) {
 	resp.Body.Close()
 	if want := fmt.Sprintf(`resource_metadata="%s/.well-known/oauth-protected-resource/tools/mcp"`, r.url); resp.StatusCode != http.StatusUnauthorized || !strings.Contains(resp.Header.Get("WWW-Authenticate"), want) {
 		t.Errorf("%s %q", resp.Status, resp.Header.Get("WWW-Authenticate"))
+	}
+}
+
+// oneConn is a listener with a single connection.
+type oneConn struct {
+	conns chan net.Conn
+	net.Listener
+}
+
+func (l oneConn) Accept() (net.Conn, error) {
+	conn, ok := <-l.conns
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (oneConn) Close() error { return nil }
+
+// Case 50: whoever asks for a page and does not read it holds no connection.
+func TestAPageThatNobodyReadsIsGivenUp(t *testing.T) {
+	for _, path := range []string{"/healthz", "/authorize", "/.well-known/oauth-protected-resource/mcp", "/nowhere"} {
+		t.Run(path, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv, err := server.New(t.Context(), valid())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer srv.Close()
+				client, conn := net.Pipe()
+				l := oneConn{conns: make(chan net.Conn, 1)}
+				l.conns <- conn
+				hs := &http.Server{Handler: srv.Handler(), ReadHeaderTimeout: time.Minute}
+				served := make(chan error, 1)
+				go func() { served <- hs.Serve(l) }()
+				defer func() { close(l.conns); hs.Close(); <-served }()
+				defer client.Close()
+				if _, err := io.WriteString(client, "GET "+path+" HTTP/1.1\r\nHost: mcp.example.com\r\n\r\n"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				_ = client.SetDeadline(time.Now().Add(time.Second))
+				if _, err := client.Write([]byte("GET ")); !errors.Is(err, io.ErrClosedPipe) {
+					t.Errorf("the connection is still there: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// Case 55: however few requests a user may send, the first one passes.
+func TestARateBelowOneRequestASecond(t *testing.T) {
+	r := start(t, func(o *server.Options) { o.UserRate = 0.04 }, nil)
+	c := r.stateless(r.signIn(plainMail).Access)
+	body := `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":` + c.withMeta(`{"name":"add","arguments":{"a":1,"b":1}}`) + `}`
+	for _, want := range []int{http.StatusOK, http.StatusTooManyRequests} {
+		resp := c.post(body, "add")
+		resp.Body.Close()
+		if resp.StatusCode != want || want == http.StatusTooManyRequests && resp.Header.Get("Retry-After") != "25" {
+			t.Errorf("%s, Retry-After %q, want %d", resp.Status, resp.Header.Get("Retry-After"), want)
+		}
 	}
 }

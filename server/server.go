@@ -67,7 +67,8 @@ type Server struct {
 	unhear     func()          // ends the subscription to other instances' news
 	instance   string          // names this one to the others
 	news       news            // from Clerk, for the watch
-	noStanding atomic.Int64    // until then (Unix nanoseconds) no tool without roles waits for Clerk
+	watcher    watcher
+	noStanding atomic.Int64 // until then (Unix nanoseconds) no tool without roles waits for Clerk
 
 	closeOnce sync.Once
 	closeErr  error
@@ -190,6 +191,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		},
 		Anonymous:      o.Public,
 		Listen:         s.listen,
+		Hears:          s.hears,
 		Quick:          s.isQuick,
 		Keys:           sealing,
 		Sessions:       sessionStore{s.store},
@@ -198,7 +200,7 @@ func New(ctx context.Context, o Options) (_ *Server, err error) {
 		AllowedOrigins: o.AllowedOrigins,
 		MaxBody:        o.MaxBody,
 		ClientAddr:     proxies.clientAddr,
-		UserRate:       mcphttp.Rate{PerSecond: o.UserRate, Burst: int(20 * o.UserRate)},
+		UserRate:       o.userRate(),
 		Logger:         o.Logger,
 		Now:            o.Now,
 	}); err != nil {
@@ -215,10 +217,12 @@ func (s *Server) URL() string { return s.opts.PublicURL + s.opts.ResourcePath }
 // at the end.
 func (s *Server) PublicURL() string { return s.opts.PublicURL }
 
-// Close releases what New opened. Serve must have returned.
+// Close releases what New opened. Serve must have returned, and nobody may
+// still be served by Handler.
 func (s *Server) Close() error {
 	s.closeOnce.Do(func() {
 		var errs []error
+		s.stopWatch()
 		if s.unhear != nil {
 			s.unhear()
 		}

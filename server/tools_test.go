@@ -277,10 +277,10 @@ func TestHeadersThatMirrorArgumentsAreChecked(t *testing.T) {
 		})
 	})
 	c := r.stateless(r.signIn(plainMail).Access)
-	for header, ok := range map[string]bool{"eu-west-1": true, "us-east-1": false, "": false} {
+	for header, ok := range map[string]bool{"eu-west-1": true, "us-east-1": false, "": false, "eu-west-1 us-east-1": false, "eu-west-1 eu-west-1": false} {
 		c.headers = http.Header{}
-		if header != "" {
-			c.headers.Set("Mcp-Param-Region", header)
+		for _, value := range strings.Fields(header) {
+			c.headers.Add("Mcp-Param-Region", value)
 		}
 		m, _ := c.call("tools/call", "query", `{"name":"query","arguments":{"region":"eu-west-1"}}`)
 		if ok != (m.Error == nil) || !ok && m.Error.Code != -32020 {

@@ -55,6 +55,37 @@ func (n *news) take(subjects []string) []string {
 	return slices.DeleteFunc(subjects, func(subject string) bool { return !of[subject] })
 }
 
+// watcher owns the goroutine that watches.
+type watcher struct {
+	mu      sync.Mutex
+	running sync.WaitGroup
+	stop    context.CancelFunc // nil until it was started
+	over    bool               // it is not started any more
+}
+
+// startWatch begins to watch, once.
+func (s *Server) startWatch() {
+	s.watcher.mu.Lock()
+	defer s.watcher.mu.Unlock()
+	if s.watcher.over || s.watcher.stop != nil {
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	s.watcher.stop = stop
+	s.watcher.running.Go(func() { s.watch(ctx, s.watchEvery) })
+}
+
+// stopWatch ends that for good.
+func (s *Server) stopWatch() {
+	s.watcher.mu.Lock()
+	s.watcher.over = true
+	if s.watcher.stop != nil {
+		s.watcher.stop()
+	}
+	s.watcher.mu.Unlock()
+	s.watcher.running.Wait()
+}
+
 // watch tells clients that listen when the tools of their user have changed,
 // until ctx ends: at once where Clerk sends news, else at the next look.
 func (s *Server) watch(ctx context.Context, every time.Duration) {

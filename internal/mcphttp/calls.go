@@ -75,6 +75,9 @@ func (s *Server) register(x *exchange) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.exchanges[x] = struct{}{}
+	if s.cut {
+		x.end(errShutdown)
+	}
 	if x.key.id != "" {
 		s.byKey[x.key] = x
 	}
@@ -283,7 +286,8 @@ func (x *exchange) settle() {
 // nobody waits for does not go on for ever. The stream's mutex is held.
 func (x *exchange) away() {
 	if !x.done && x.deadline == nil {
-		x.deadline = time.AfterFunc(x.server.o.DetachedTimeout, func() { x.end(errDetached) })
+		left := x.server.o.DetachedTimeout - time.Since(x.stream.left)
+		x.deadline = time.AfterFunc(left, func() { x.end(errDetached) })
 	}
 }
 
@@ -478,30 +482,40 @@ type letter struct {
 }
 
 // fromClient deals with the messages of a client that belong to something in
-// flight: answers and cancellations. It reports whether m was one.
-func (s *Server) fromClient(r *http.Request, o owner, m *jsonrpc.Message) bool {
+// flight: answers and cancellations. It reports whether m was one, and whether
+// it is an answer that got lost: a call waits for that.
+func (s *Server) fromClient(r *http.Request, o owner, m *jsonrpc.Message) (is, lost bool) {
 	switch {
 	case m.IsResponse():
-		if m.ID != nil && !s.deliver(o, m) {
-			s.forward(r.Context(), letter{Owner: o, Answer: m.Raw})
-		}
-		return true
+		lost = m.ID != nil && !s.deliver(o, m) && s.forward(r.Context(), letter{Owner: o, Answer: m.Raw}) != nil
+		return true, lost
 	case m.Method == "notifications/cancelled":
 		if id, ok := jsonrpc.Lookup(m.Params, "requestId"); ok && !s.cancelCall(callKey{o, jsonrpc.IDKey(id)}) {
-			s.forward(r.Context(), letter{Owner: o, Cancel: id})
+			_ = s.forward(r.Context(), letter{Owner: o, Cancel: id}) // best effort, as a cancellation is
 		}
-		return true
+		return true, false
 	}
-	return false
+	return false, false
+}
+
+// accepted answers a message that asks for no response. Who is told that it was
+// lost can send it again.
+func accepted(w http.ResponseWriter, lost bool) {
+	if lost {
+		w.Header().Set("Retry-After", retryAfter)
+		refuse(w, http.StatusServiceUnavailable, nil, jsonrpc.CodeInternal, "temporarily unavailable")
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
 }
 
 // forward sends to the other instances what belongs to no call of this one. It
 // may belong to none: it came late, or the call is gone with its instance.
-func (s *Server) forward(ctx context.Context, l letter) {
+func (s *Server) forward(ctx context.Context, l letter) error {
 	if s.o.Mailbox == nil {
-		return
+		return nil
 	}
-	raw, err := json.Marshal(l)
+	raw, err := encodeParams(l) // ids keep their bytes
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 		defer cancel()
@@ -510,6 +524,7 @@ func (s *Server) forward(ctx context.Context, l letter) {
 	if err != nil {
 		s.log.Warn("message for another instance not sent", "error", err)
 	}
+	return err
 }
 
 // mail takes a letter of another instance (or of this one, which has no use

@@ -232,6 +232,34 @@ func TestClientThatNeverReadsCountsAsGone(t *testing.T) {
 	})
 }
 
+// Case 50: whoever asks and does not read the answer holds no connection, with
+// a token or without.
+func TestAnAnswerThatNobodyReadsIsGivenUp(t *testing.T) {
+	for name, request := range map[string]string{
+		"refused":           "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}",
+		"without a content": "OPTIONS /mcp HTTP/1.1\r\nHost: localhost\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := startBubble(t, nil, nil)
+				conn, err := s.http.Transport.(*http.Transport).DialContext(t.Context(), "tcp", "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				if _, err := io.WriteString(conn, request); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * time.Minute)
+				_ = conn.SetDeadline(time.Now().Add(time.Second))
+				if _, err := conn.Write([]byte("POST")); !errors.Is(err, io.ErrClosedPipe) {
+					t.Errorf("the connection is still there: %v", err)
+				}
+			})
+		})
+	}
+}
+
 func TestListenerThatDoesNotReadLosesItsStreamNotTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := startBubble(t, nil, nil)

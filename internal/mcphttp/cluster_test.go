@@ -117,6 +117,18 @@ func TestThreeInstancesServeOneSession(t *testing.T) {
 		c.post(cancelled("1"), h)
 		<-w.cancelled
 		b.events(<-done).end()
+		// Ids pair by their bytes, and arrive as they were sent.
+		const id = `"<a&b>\u0041` + "\u2028\"" // the last as it is
+		go func() { done <- b.post(strings.Replace(wait, `"id":1`, `"id":`+id, 1), h) }()
+		<-w.started
+		c.post(cancelled(id), h)
+		select {
+		case <-w.cancelled:
+		case <-time.After(10 * time.Second):
+			t.Error("not cancelled")
+			w.release <- ""
+		}
+		b.events(<-done).end()
 	})
 	t.Run("a log level holds everywhere", func(t *testing.T) {
 		a.post(`{"jsonrpc":"2.0","id":1,"method":"logging/setLevel","params":{"level":"error"}}`, h)
@@ -198,6 +210,18 @@ func TestSessionStoreDown(t *testing.T) {
 	common.advance(4 * time.Second)
 	if res := s.post(ping, h); res.StatusCode != 200 {
 		t.Errorf("a session looked up 4 s ago: %s", res.Status)
+	}
+	// An answer that may be for a call at another instance, which waits for it.
+	answer := `{"jsonrpc":"2.0","id":"Q","result":{}}`
+	if res := s.post(answer, h); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
+		t.Errorf("an answer that got lost: %s", res.Status)
+	}
+	old := s.session("2025-03-26", `{}`)
+	common.setFail(nil)
+	s.post(ping, old)
+	common.setFail(errors.New("down"))
+	if res := s.post("["+answer+"]", old); res.StatusCode != 503 {
+		t.Errorf("a batch of answers that got lost: %s", res.Status)
 	}
 	common.advance(2 * time.Second)
 	if res := s.post(ping, h); res.StatusCode != 503 {

@@ -184,7 +184,7 @@ func (c *Call) Disconnect(retry time.Duration) {
 	}
 }
 
-// encodeParams marshals params; raw JSON passes as it is.
+// encodeParams marshals params; raw JSON passes as it is, also inside of them.
 func encodeParams(params any) (json.RawMessage, error) {
 	switch p := params.(type) {
 	case nil:

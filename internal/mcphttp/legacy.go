@@ -2,6 +2,7 @@ package mcphttp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -52,8 +53,8 @@ func (s *Server) postLegacy(w http.ResponseWriter, r *http.Request, p *identity.
 		st.hold(r, 0, over)
 		return
 	}
-	if s.fromClient(r, ownerOf(session, p), m) {
-		w.WriteHeader(http.StatusAccepted)
+	if is, lost := s.fromClient(r, ownerOf(session, p), m); is {
+		accepted(w, lost)
 		return
 	}
 	s.notification(contextOf(r.Context(), p), w, r, &Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r})
@@ -221,6 +222,9 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 		refuse(w, http.StatusBadRequest, nil, jsonrpc.CodeInvalidRequest, fmt.Sprintf("a batch may hold %d messages", maxBatch))
 		return
 	}
+	if !s.allowMore(w, r, p, len(parts)-1) {
+		return
+	}
 	messages, faults, requests := make([]*jsonrpc.Message, len(parts)), make([][]byte, len(parts)), false
 	for i, part := range parts {
 		m, err := jsonrpc.Parse(part, strict)
@@ -242,6 +246,8 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 		defer context.AfterFunc(r.Context(), st.lost)()
 	}
 	var responses [][]byte
+	lost := false
+each:
 	for i, m := range messages {
 		switch {
 		case faults[i] != nil:
@@ -249,12 +255,20 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 		case m.IsRequest():
 			x := s.legacyExchange(r.Context(), r, p, session, st, m)
 			x.call.LogLevel = record.LogLevel
-			st.away, st.back = x.away, x.back
+			st.follow(x)
 			if _, response := s.run(x); response != nil {
 				responses = append(responses, response)
 			}
+			cause := context.Cause(x.ctx)
 			x.stop(nil)
-		case !s.fromClient(r, ownerOf(session, p), m):
+			if errors.Is(cause, errDetached) || errors.Is(cause, errShutdown) {
+				break each // nobody is there for the rest
+			}
+		default:
+			if is, gone := s.fromClient(r, ownerOf(session, p), m); is {
+				lost = lost || gone
+				continue
+			}
 			call := Call{Message: m, Version: session.Version, Session: session, LogLevel: record.LogLevel, request: r}
 			if _, err := s.handle(r.Context(), &call); err != nil {
 				s.log.Info("notification not handled", "method", m.Method, "error", err)
@@ -263,7 +277,7 @@ func (s *Server) batch(w http.ResponseWriter, r *http.Request, p *identity.Princ
 	}
 	switch {
 	case !requests:
-		w.WriteHeader(http.StatusAccepted)
+		accepted(w, lost)
 	case len(responses) == 0:
 		st.abandon()
 	default:

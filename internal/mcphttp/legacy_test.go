@@ -400,6 +400,52 @@ func TestBatchIsServedInItsOneRevision(t *testing.T) {
 	})
 }
 
+// Nobody comes back for the answers to a batch, so the client's absence is
+// counted for all of it, and what has not begun then does not.
+func TestABatchEndsWithItsClientAndWithItsServer(t *testing.T) {
+	batch := "[" + strings.Repeat(wait+",", 9) + wait + "]"
+	t.Run("client", func(t *testing.T) {
+		w := newWaiter()
+		s := start(t, with("wait", w.handle), func(o *mcphttp.Options) { o.DetachedTimeout = 100 * time.Millisecond })
+		ctx, cancel := context.WithCancel(t.Context())
+		gone := make(chan error, 1)
+		h := s.session("2025-03-26", `{}`)
+		go func() {
+			_, err := s.http.Do(s.request(batch, h).WithContext(ctx))
+			gone <- err
+		}()
+		<-w.started
+		cancel()
+		<-gone
+		w.release <- "the first; the second begins without a client"
+		<-w.started
+		<-w.cancelled
+		if err := s.Shutdown(t.Context()); err != nil { // waits for the batch
+			t.Error(err)
+		}
+		if n := len(w.started); n > 0 {
+			t.Errorf("%d more were begun", n)
+		}
+	})
+	t.Run("server", func(t *testing.T) {
+		w := newWaiter()
+		s := start(t, with("wait", w.handle))
+		h := s.session("2025-03-26", `{}`)
+		answered := make(chan *http.Response, 1)
+		go func() { answered <- s.post(batch, h) }()
+		<-w.started
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		<-w.cancelled
+		if body := s.text(<-answered); strings.Count(body, `"id"`) != 1 || len(w.started) > 0 {
+			t.Errorf("%d more were begun: %s", len(w.started), body)
+		}
+	})
+}
+
 // ask asks the client and answers with what it said.
 func ask(method, params string) mcphttp.HandlerFunc {
 	return func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {

@@ -44,16 +44,20 @@ type limiter[K comparable] struct {
 	young, old map[K]*rate.Limiter
 }
 
-// allow takes one from key's bucket, or says after what time it could.
-func (l *limiter[K]) allow(key K, limit Rate, now time.Time) (retry time.Duration, ok bool) {
+// allow takes n from key's bucket, or says after what time it could. Of more
+// than a bucket holds it takes what is left when one is taken already.
+func (l *limiter[K]) allow(key K, limit Rate, n int, now time.Time) (retry time.Duration, ok bool) {
 	if limit.PerSecond < 0 {
 		return 0, true
 	}
+	if n > 1 {
+		n = min(n, limit.Burst-1)
+	}
 	b := l.bucket(key, limit)
-	if b.AllowN(now, 1) {
+	if b.AllowN(now, n) {
 		return 0, true
 	}
-	r := b.ReserveN(now, 1)
+	r := b.ReserveN(now, n)
 	retry = r.DelayFrom(now)
 	r.CancelAt(now)
 	return retry, false
@@ -79,17 +83,25 @@ func (l *limiter[K]) bucket(key K, limit Rate) *rate.Limiter {
 	return b
 }
 
-// allowUser counts a request of p, or answers it.
-func (s *Server) allowUser(w http.ResponseWriter, p *identity.Principal) bool {
-	retry, ok := s.users.allow(cmp.Or(p.Subject, p.Grant), s.o.UserRate, s.now())
+// allowMore counts n messages of a request beside the first, or answers it.
+func (s *Server) allowMore(w http.ResponseWriter, r *http.Request, p *identity.Principal, n int) bool {
+	if p == nil {
+		return s.allowAddress(w, r, n)
+	}
+	return s.allowUser(w, p, n)
+}
+
+// allowUser counts n requests of p, or answers.
+func (s *Server) allowUser(w http.ResponseWriter, p *identity.Principal, n int) bool {
+	retry, ok := s.users.allow(cmp.Or(p.Subject, p.Grant), s.o.UserRate, n, s.now())
 	if !ok {
 		refuseRate(w, retry)
 	}
 	return ok
 }
 
-// allowAddress counts a request without a valid token, or answers it.
-func (s *Server) allowAddress(w http.ResponseWriter, r *http.Request) bool {
+// allowAddress counts n requests without a valid token, or answers.
+func (s *Server) allowAddress(w http.ResponseWriter, r *http.Request, n int) bool {
 	addr, limit := s.peer(r), s.o.AddressRate
 	bits := addr.BitLen()
 	switch {
@@ -105,7 +117,7 @@ func (s *Server) allowAddress(w http.ResponseWriter, r *http.Request) bool {
 	if err != nil {
 		prefix = netip.PrefixFrom(addr, addr.BitLen())
 	}
-	retry, ok := s.addresses.allow(prefix, limit, s.now())
+	retry, ok := s.addresses.allow(prefix, limit, n, s.now())
 	if !ok {
 		refuseRate(w, retry)
 	}

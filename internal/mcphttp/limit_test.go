@@ -3,6 +3,7 @@ package mcphttp_test
 import (
 	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,6 +35,28 @@ func TestRequestsAreCountedByUser(t *testing.T) {
 	clock.advance(2 * time.Second)
 	if res := ping("alice"); res.StatusCode != http.StatusOK {
 		t.Errorf("after the time that was named: %s", res.Status)
+	}
+}
+
+// A batch counts as the messages that it holds.
+func TestABatchIsNoWayAroundTheLimit(t *testing.T) {
+	clock := newShared()
+	s := start(t, nil, func(o *mcphttp.Options) {
+		o.UserRate, o.Now = mcphttp.Rate{PerSecond: 1, Burst: 10}, clock.now
+	})
+	h := s.session("2025-03-26", `{}`)
+	ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
+	batch := "[" + strings.Repeat(ping+",", 4) + ping + "]"
+	if res := s.post(batch, h); res.StatusCode != http.StatusOK {
+		t.Fatal(res.Status)
+	}
+	if res := s.post(batch, h); res.StatusCode != http.StatusTooManyRequests || res.Header.Get("Retry-After") != "1" {
+		t.Errorf("more than was left: %s, %v", res.Status, res.Header)
+	}
+	clock.advance(time.Hour)
+	// More than a bucket holds passes when it is full, or it never would.
+	if res := s.post("["+strings.Repeat(ping+",", 19)+ping+"]", h); res.StatusCode != http.StatusOK {
+		t.Errorf("twenty messages: %s, %v", res.Status, res.Header)
 	}
 }
 

@@ -329,20 +329,36 @@ func (s *Server) mayListen(r *http.Request, l *listener) bool {
 
 // addressed returns n as l's client gets it, nil if it does not.
 func (s *Server) addressed(r *http.Request, l *listener, n *notice) []byte {
+	if n.message.Method == methodUpdated && !s.hears(r, l, n.uri) {
+		return nil
+	}
 	if l.session == nil {
 		return tag(n.message, l.id)
 	}
-	if n.message.Method == methodUpdated {
+	return n.message.Raw
+}
+
+// hears reports whether l's client subscribed to what uri names, and may still
+// know of it: what a subscription covers may be for others than what it names,
+// and its user may have less than they had when it was made.
+func (s *Server) hears(r *http.Request, l *listener, uri string) bool {
+	subscribed := l.filter.ResourceSubscriptions
+	if l.session != nil {
 		record, err := s.records.get(r.Context(), l.session.ID)
 		if err != nil {
 			// Better one notification too many than one missed: it says only
 			// that something is to be read again.
 			s.log.Warn("subscriptions not read", "session", l.session.ID, "error", err)
-		} else if !covers(record.Resources, n.uri) {
-			return nil
+			return s.o.Hears == nil || s.o.Hears(r.Context(), uri)
 		}
+		subscribed = record.Resources
 	}
-	return n.message.Raw
+	if s.o.Hears == nil {
+		return covers(subscribed, uri)
+	}
+	return s.o.Hears(r.Context(), uri) && slices.ContainsFunc(subscribed, func(sub string) bool {
+		return covers([]string{sub}, uri) && s.o.Hears(r.Context(), sub)
+	})
 }
 
 const keySubscription = metaPrefix + "subscriptionId"
@@ -386,29 +402,35 @@ func (s *Server) askListen(r *http.Request, call *Call, want Filter) (granted Fi
 	return s.o.Listen(r.Context(), call, want)
 }
 
+// wanted is what a client that listens will hear of.
+func (s *Server) wanted(r *http.Request, call *Call) (want Filter, err error) {
+	raw, ok := jsonrpc.Lookup(call.Message.Params, "notifications")
+	if !ok || raw[0] != '{' || json.Unmarshal(raw, &want) != nil {
+		return want, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "invalid params: notifications"}
+	}
+	if len(want.ResourceSubscriptions) > maxWatched || len(strings.Join(want.ResourceSubscriptions, ""))+len(call.Message.ID) > maxURIBytes {
+		return want, errTooManySubscriptions
+	}
+	if s.o.Listen != nil {
+		return s.askListen(r, call, want)
+	}
+	return want, nil
+}
+
 // subscription serves subscriptions/listen.
 func (s *Server) subscription(w http.ResponseWriter, r *http.Request, call *Call, events bool) {
-	id := call.Message.ID
+	// The stream stays for long, its request does not: nothing of it is held.
+	id := bytes.Clone(call.Message.ID)
 	if !events {
 		refuse(w, http.StatusNotAcceptable, id, jsonrpc.CodeInvalidRequest, "the client must accept text/event-stream")
 		return
 	}
-	x := &exchange{call: *call, stream: newStream(s, w, true, true), server: s}
-	var want Filter
-	raw, ok := jsonrpc.Lookup(call.Message.Params, "notifications")
-	if !ok || raw[0] != '{' || json.Unmarshal(raw, &want) != nil || len(want.ResourceSubscriptions) > maxWatched {
-		status, body := s.failure(r.Context(), r, x, &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "invalid params: notifications"})
-		x.stream.finish(status, false, body)
+	st := newStream(s, w, true, true)
+	want, err := s.wanted(r, call)
+	if err != nil {
+		status, body := s.failure(r.Context(), r, &exchange{call: *call, stream: st, server: s}, err)
+		st.finish(status, false, body)
 		return
-	}
-	if s.o.Listen != nil {
-		granted, err := s.askListen(r, call, want)
-		if err != nil {
-			status, body := s.failure(r.Context(), r, x, err)
-			x.stream.finish(status, false, body)
-			return
-		}
-		want = granted
 	}
 	l := newListener(identity.FromContext(r.Context()))
 	l.id, l.filter = id, want
@@ -421,11 +443,11 @@ func (s *Server) subscription(w http.ResponseWriter, r *http.Request, call *Call
 		Meta          json.RawMessage `json:"_meta"`
 		Notifications Filter          `json:"notifications"`
 	}{subscribed, want})
-	if x.stream.event(ack) != nil || !s.listen(r, l, x.stream, nil) {
-		x.stream.end()
+	if st.event(ack) != nil || !s.listen(r, l, st, nil) {
+		st.end()
 		return
 	}
-	x.stream.finish(http.StatusOK, false, jsonrpc.NewResult(id, struct {
+	st.finish(http.StatusOK, false, jsonrpc.NewResult(id, struct {
 		ResultType string          `json:"resultType"`
 		Meta       json.RawMessage `json:"_meta"`
 	}{"complete", subscribed}))

@@ -1,11 +1,15 @@
 package mcphttp_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -360,5 +364,58 @@ func TestSubscription(t *testing.T) {
 	tools.end()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// A listening stream stays for hours, and costs what it is worth: not the
+// message that opened it, and no more than so much of what it asks for.
+func TestAListeningStreamHoldsNothingOfItsRequest(t *testing.T) {
+	s := start(t, nil)
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	listen := func(id, notifications string) *http.Response {
+		body, h := modern(id, "subscriptions/listen", `"notifications":`+notifications)
+		return s.post(body, h)
+	}
+	body, h := modern("1", "subscriptions/listen", `"notifications":{"toolsListChanged":true},"beside":"`+strings.Repeat("x", 1<<20)+`"`)
+	var request bytes.Buffer
+	if err := s.request(body, h).Write(&request); err != nil {
+		t.Fatal(err)
+	}
+	const streams = 32
+	before := heap()
+	for range streams {
+		conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(s.url, "http://"), "/mcp"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write(request.Bytes()); err != nil { // by hand: a client would hold it as well
+			t.Fatal(err)
+		}
+		for in := bufio.NewReader(conn); ; {
+			line, err := in.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(line, "acknowledged") {
+				break
+			}
+		}
+	}
+	if grown := int64(heap()) - int64(before); grown > streams<<20/2 {
+		t.Errorf("%d streams hold %d MiB", streams, grown>>20)
+	}
+	for name, res := range map[string]*http.Response{
+		"URIs":  listen("1", `{"resourceSubscriptions":["`+strings.Repeat("u", 40<<10)+`"]}`),
+		"an id": listen(`"`+strings.Repeat("i", 40<<10)+`"`, `{}`),
+	} {
+		if got := s.text(res); code(t, got) != jsonrpc.CodeInvalidParams {
+			t.Errorf("large %s: %.200s", name, got)
+		}
 	}
 }

@@ -40,6 +40,12 @@ type Options struct {
 	// error refuses the stream, as an error of Handler does. Nil grants all.
 	Listen func(ctx context.Context, call *Call, want Filter) (Filter, error)
 
+	// Hears is asked, as a resources/updated is about to go out, whether the
+	// caller in ctx may know of the resource; those who may not hear nothing.
+	// It may ask elsewhere, within limits of its own. Nil: everyone who
+	// subscribed may.
+	Hears func(ctx context.Context, uri string) bool
+
 	// Quick says of a tool that a call of it computes and waits for nothing that
 	// could take long. The Handler then runs on the goroutine of the connection,
 	// without keep-alive comments, and can be neither cancelled nor left to

@@ -53,19 +53,23 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool)
 	return body, true
 }
 
-// bodyRead takes the deadline of limitBody back. Left behind, it would look like
-// a client that went, to whoever still works when it comes; net/http takes it
-// back itself after the request.
+// bodyRead takes the read deadline of limitClient back. Left behind, it would
+// look like a client that went, to whoever still works when it comes; net/http
+// takes it back itself after the request.
 func bodyRead(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 }
 
-// limitBody gives the client ReadTimeout to send its body, whether it will be
-// read here or thrown away by net/http after a refusal.
-func (s *Server) limitBody(w http.ResponseWriter, r *http.Request) {
+// limitClient gives the client ReadTimeout to send its body, whether it will be
+// read here or thrown away by net/http after a refusal, and WriteTimeout to take
+// what is answered at once; streams, and answers that come later, have more. It
+// is best effort: not every connection has deadlines.
+func (s *Server) limitClient(w http.ResponseWriter, r *http.Request) {
+	rc, now := http.NewResponseController(w), time.Now()
 	if r.Body != nil && r.Body != http.NoBody {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.o.ReadTimeout)) // best effort: not every connection has one
+		_ = rc.SetReadDeadline(now.Add(s.o.ReadTimeout))
 	}
+	_ = rc.SetWriteDeadline(now.Add(s.o.WriteTimeout))
 }
 
 var errTooLarge = errors.New("the body is too large")

@@ -38,6 +38,7 @@ type Server struct {
 
 	mu        sync.Mutex
 	closing   bool
+	cut       bool          // a shutdown is out of time
 	active    int           // requests inside ServeHTTP
 	idle      chan struct{} // closed when closing and none is active
 	exchanges map[*exchange]struct{}
@@ -148,7 +149,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // guard hands a request to serve if its method is one of methods and it passes
 // all that is checked for every endpoint.
 func (s *Server) guard(w http.ResponseWriter, r *http.Request, methods string, serve func(http.ResponseWriter, *http.Request, *identity.Principal)) {
-	s.limitBody(w, r)
+	s.limitClient(w, r)
 	if !s.callers.allowsHost(r) {
 		refuse(w, http.StatusForbidden, nil, jsonrpc.CodeInvalidRequest, "this server is not known under the name in the Host header")
 		return
@@ -242,7 +243,7 @@ const maxToken = 16 << 10
 // request and returns false. A nil principal with true is an anonymous caller.
 func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity.Principal, bool) {
 	challenge := func(status int, code, message string) (*identity.Principal, bool) {
-		if !s.allowAddress(w, r) {
+		if !s.allowAddress(w, r, 1) {
 			return nil, false
 		}
 		w.Header().Set("WWW-Authenticate", s.o.Challenge(r, code, nil))
@@ -256,7 +257,7 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity
 	switch len(values) {
 	case 0:
 		if s.o.Anonymous {
-			return nil, s.allowAddress(w, r)
+			return nil, s.allowAddress(w, r, 1)
 		}
 		return challenge(http.StatusUnauthorized, "", "sign in first")
 	case 1:
@@ -274,10 +275,10 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request) (*identity
 	p, err := s.o.Verifier.Verify(r.Context(), token)
 	switch {
 	case err == nil && p != nil:
-		return p, s.allowUser(w, p)
+		return p, s.allowUser(w, p, 1)
 	case errors.Is(err, identity.ErrForbidden):
 		// No challenge: a client that followed it would come back with the same.
-		if s.allowAddress(w, r) {
+		if s.allowAddress(w, r, 1) {
 			refuse(w, http.StatusForbidden, nil, jsonrpc.CodeInvalidRequest, "this account may not use this server")
 		}
 		return nil, false
@@ -359,6 +360,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
+	s.cut = true
 	for x := range s.exchanges {
 		x.end(errShutdown)
 	}

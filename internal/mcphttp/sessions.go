@@ -165,7 +165,7 @@ func (c *sessionRecords) sweep(now time.Time) {
 	}
 }
 
-var errTooManySubscriptions = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "too many resource subscriptions in this session"}
+var errTooManySubscriptions = &jsonrpc.Error{Code: jsonrpc.CodeInvalidParams, Message: "too many resource subscriptions"}
 
 func subscribe(r *sessionRecord, uri string) error {
 	if slices.Contains(r.Resources, uri) {

@@ -183,9 +183,11 @@ func (s *Server) postSSE(w http.ResponseWriter, r *http.Request, p *identity.Pri
 			s.answerSSE(r, p, c, call)
 		}()
 		w.WriteHeader(http.StatusAccepted)
-	case s.fromClient(r, c.owner, m):
-		w.WriteHeader(http.StatusAccepted)
 	default:
+		if is, lost := s.fromClient(r, c.owner, m); is {
+			accepted(w, lost)
+			return
+		}
 		s.notification(r.Context(), w, r, &call)
 	}
 }

@@ -39,10 +39,11 @@ type stream struct {
 	mu     sync.Mutex
 	w      http.ResponseWriter
 	rc     http.ResponseController
-	begun  bool // the header of an event stream is out
-	ended  bool // the response is complete
-	gone   bool // the client is not there any more
-	busy   bool // something was sent since the last tick
+	begun  bool      // the header of an event stream is out
+	ended  bool      // the response is complete
+	gone   bool      // the client is not there any more
+	left   time.Time // when it went
+	busy   bool      // something was sent since the last tick
 	ticker *time.Timer
 	replay *replay       // set when the stream begins
 	turn   int           // counts the connections it had
@@ -131,6 +132,7 @@ func (st *stream) headLocked() {
 	h["Cache-Control"] = valueNoCache
 	h["X-Accel-Buffering"] = valueNo
 	h["X-Content-Type-Options"] = valueNosniff
+	_ = st.rc.SetWriteDeadline(time.Now().Add(st.writeTimeout)) // best effort: not every writer has one
 	st.w.WriteHeader(http.StatusOK)
 }
 
@@ -277,12 +279,23 @@ func (st *stream) releaseLocked() {
 	}
 }
 
+// follow makes x, the next call on the stream, the one that is told when the
+// client goes, or that it went before.
+func (st *stream) follow(x *exchange) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.away, st.back = x.away, x.back
+	if st.gone {
+		x.away()
+	}
+}
+
 // lostLocked notes that the client is not there any more.
 func (st *stream) lostLocked() {
 	if st.gone {
 		return
 	}
-	st.gone = true
+	st.gone, st.left = true, time.Now()
 	if st.away != nil {
 		st.away()
 	}
