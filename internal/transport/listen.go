@@ -70,8 +70,9 @@ func (s *Session) listenLoop(life context.Context, answered func()) {
 			wait = max(st.retry, wait)
 		}
 		if status, ok := errors.AsType[*StatusError](err); ok && ctx.Err() == nil {
+			_, gone := errors.AsType[goneError](err)
 			switch code := status.Status; {
-			case code == http.StatusNotFound && worked:
+			case (code == http.StatusNotFound || gone) && worked:
 				// The stream was there: it is the session that is gone.
 				if s.renew(life, l, nil) == nil {
 					wait = 0

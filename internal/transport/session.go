@@ -386,8 +386,13 @@ func (s *Session) get(ctx context.Context, l lease, last string) (*http.Response
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK || mediaType(resp) != "text/event-stream" {
-		discard(resp)
-		return nil, s.c.statusError(resp, "no event stream")
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10)) // broken off or not: it is a refusal
+		_ = resp.Body.Close()
+		err := s.c.statusError(resp, "no event stream")
+		if l.id != "" && sessionLost(resp.StatusCode, body, nil) {
+			err = goneError{err}
+		}
+		return nil, err
 	}
 	return resp, nil
 }
