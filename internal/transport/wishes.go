@@ -92,6 +92,7 @@ func (w *wishes) askAgain(ctx context.Context, c *Client, do func(context.Contex
 	if len(all) == 0 {
 		return
 	}
+	c.log.Debug("asking the new session for what the last one did", "host", c.Host(), "requests", len(all))
 	ctx, cancel := context.WithTimeout(ctx, wishTime)
 	defer cancel()
 	var wg sync.WaitGroup
