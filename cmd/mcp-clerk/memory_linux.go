@@ -19,7 +19,7 @@ func forgetStart() {
 	if program.Type != elf.ET_EXEC {
 		return // it lies elsewhere than its headers say
 	}
-	page := uint64(os.Getpagesize()) //nolint:gosec // never negative
+	page := uint64(os.Getpagesize())
 	for _, segment := range program.Progs {
 		// What is never written to is as it stands in the file.
 		if segment.Type == elf.PT_LOAD && segment.Flags&elf.PF_W == 0 {

@@ -111,6 +111,9 @@ func (s *modernServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			select {
 			case n := <-s.listen:
 				send(n)
+				if strings.Contains(n, "notifications/cancelled") {
+					return
+				}
 			case <-r.Context().Done():
 				return
 			}
