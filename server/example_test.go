@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
@@ -19,7 +20,7 @@ import (
 // with the role support in their public metadata, or the administrators of an
 // organization, can see and call.
 func Example() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	srv, err := server.New(ctx, server.Options{
