@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
+	"debug/elf"
 	"os"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,29 +11,20 @@ import (
 // read: most belong to packages that only other commands need. What is needed
 // after all comes back from the file.
 func forgetStart() {
-	maps, err := os.Open("/proc/self/maps")
+	program, err := elf.Open("/proc/self/exe")
 	if err != nil {
 		return
 	}
-	defer func() { _ = maps.Close() }()
-	program := ""
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		// From-to, permissions, offset, device, inode, and the file.
-		fields := strings.Fields(lines.Text())
-		if len(fields) != 6 {
-			continue
-		}
-		if program == "" {
-			program = fields[5] // stands first
-		}
-		if fields[5] != program || !strings.HasPrefix(fields[1], "r-") || !strings.HasSuffix(fields[1], "p") {
-			continue // not the program's, or pages that differ from the file
-		}
-		from, to, _ := strings.Cut(fields[0], "-")
-		start, errStart := strconv.ParseUint(from, 16, 64)
-		end, errEnd := strconv.ParseUint(to, 16, 64)
-		if errStart == nil && errEnd == nil && start < end {
-			_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(start), uintptr(end-start), unix.MADV_DONTNEED)
+	defer func() { _ = program.Close() }()
+	if program.Type != elf.ET_EXEC {
+		return // it lies elsewhere than its headers say
+	}
+	page := uint64(os.Getpagesize()) //nolint:gosec // never negative
+	for _, segment := range program.Progs {
+		// What is never written to is as it stands in the file.
+		if segment.Type == elf.PT_LOAD && segment.Flags&elf.PF_W == 0 {
+			from, to := segment.Vaddr&^(page-1), (segment.Vaddr+segment.Filesz)&^(page-1)
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(from), uintptr(to-from), unix.MADV_DONTNEED)
 		}
 	}
 }
