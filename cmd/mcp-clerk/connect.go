@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,7 +85,7 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 		defer func() { err = errors.Join(err, log.Close()) }()
 		opts.note(opts.term, "the debug log is "+log.Path)
 		opts.log, o.Log, o.DumpTo = log.Logger, log.Logger, io.MultiWriter(log, opts.term.err)
-		log.Info("connect", "version", currentVersion(), "server", server, "pid", os.Getpid())
+		log.Info("connect", "version", currentVersion(), "server", withoutQuery(server), "pid", os.Getpid())
 	}
 	shown := newShownSignIn()
 	account, err := opts.open(opts.term, server, shown.begin)
@@ -125,9 +126,20 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	return err
 }
 
-// loginCommand is what a person types to sign in to this account.
+// withoutQuery is a server's URL as it may be shown to others: some servers take
+// a key in the query.
+func withoutQuery(server string) string {
+	path, _, has := strings.Cut(server, "?")
+	if has {
+		return path + "?…"
+	}
+	return path
+}
+
+// loginCommand is what a person types to sign in to this account. A host shows
+// it to its model, too.
 func (o *accountOptions) loginCommand(server string) string {
-	command := "mcp-clerk login " + server
+	command := "mcp-clerk login " + withoutQuery(server)
 	if o.Profile != "" {
 		command += " --profile " + o.Profile
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -10,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -116,14 +114,14 @@ func (o *networkOptions) tls() (*tls.Config, error) {
 
 // headerFile reads a file of "Name: value" lines, blank ones and comments.
 func headerFile(path string) ([]string, error) {
-	text, err := os.ReadFile(path)
+	text, err := readSmallFile(path)
 	if err != nil {
 		return nil, withHint(fmt.Errorf("read --header-file: %w", err), "name a readable file of lines such as %q", "Authorization: Bearer …")
 	}
 	var lines []string
-	for scanner := bufio.NewScanner(bytes.NewReader(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")))); scanner.Scan(); {
-		if line := strings.TrimSpace(scanner.Text()); line != "" && line[0] != '#' {
-			lines = append(lines, line)
+	for line := range bytes.Lines(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+			lines = append(lines, string(line))
 		}
 	}
 	return lines, nil

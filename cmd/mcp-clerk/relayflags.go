@@ -161,8 +161,8 @@ func headers(lines []string, lookup func(string) (string, bool)) (http.Header, e
 		if len(missing) > 0 {
 			return nil, usagef("--header %s: the environment has no %s", name, strings.Join(missing, ", "))
 		}
-		if strings.ContainsAny(value, "\r\n\x00") {
-			return nil, usagef("--header %s: its value has a line break", name)
+		if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+			return nil, usagef("--header %s: its value has a line break or another control character", name)
 		}
 		header.Add(name, value)
 	}

@@ -18,7 +18,7 @@ func withSuggestion(cmd *cobra.Command, err error) error {
 	name := strings.TrimLeft(unknown.GetSpecifiedName(), "-")
 	best, bestDistance := "", 4
 	consider := func(f *pflag.Flag) {
-		if d := distance(name, f.Name); d < bestDistance && !f.Hidden {
+		if d := distance(name, f.Name); d < bestDistance {
 			best, bestDistance = f.Name, d
 		}
 	}

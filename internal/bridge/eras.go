@@ -44,13 +44,19 @@ type eras struct {
 	confirmed  bool             // the server has answered as a modern one
 	doubtful   bool             // it has answered a modern request as if it were none
 	looked     time.Time        // when no other era was found
+	reopened   time.Time        // when a legacy host's session was opened anew in vain
+	openings   int              // how often it was opened anew
 	initialize *jsonrpc.Message // the host's
 	closed     bool
 }
 
 // lookAgain is how long a server that has shown its era is not asked for another
-// again, after it was in vain: not every 400 is about that.
-const lookAgain = time.Minute
+// again, after it was in vain: not every 400 is about that. One that has ended
+// the host's session and opens no other is asked again after reopenAgain.
+const (
+	lookAgain   = time.Minute
+	reopenAgain = time.Second
+)
 
 func newEras(b *bridge, client *transport.Client) *eras {
 	e := &eras{b: b, client: client, modern: &modernLeg{client: client, b: b}, sole: make(chan struct{}, 1)}
@@ -64,16 +70,12 @@ func newEras(b *bridge, client *transport.Client) *eras {
 	return e
 }
 
-func (e *eras) dialSSE(deliver func(*jsonrpc.Message) error, renewed func()) remote {
-	s := e.client.NewSSESession(deliver)
-	s.OnRenewal(renewed)
-	return s
+func (e *eras) dialSSE(deliver func(*jsonrpc.Message) error) remote {
+	return e.client.NewSSESession(deliver)
 }
 
-func (e *eras) dialHTTP(deliver func(*jsonrpc.Message) error, renewed func()) remote {
-	s := e.client.NewSession(deliver)
-	s.OnRenewal(renewed)
-	return s
+func (e *eras) dialHTTP(deliver func(*jsonrpc.Message) error) remote {
+	return e.client.NewSession(deliver)
 }
 
 func (e *eras) unasked(m *jsonrpc.Message) error { return e.b.deliver(nil, m) }
@@ -100,7 +102,7 @@ func (e *eras) do(ctx context.Context, call transport.Call) error {
 			e.initialize = m
 		}
 	}
-	isModern, legacy, modern := e.hostModern, e.forLegacy, e.forModern
+	isModern, legacy, modern, openings := e.hostModern, e.forLegacy, e.forModern, e.openings
 	e.mu.Unlock()
 	switch {
 	case !m.IsRequest() && isModern:
@@ -112,14 +114,27 @@ func (e *eras) do(ctx context.Context, call transport.Call) error {
 	case m.Method == methodInitialize:
 		return e.open(ctx, call, legacy)
 	}
-	err := legacy.Do(ctx, call)
-	if _, gone := errors.AsType[*transport.RenewalError](err); gone && e.reopen(ctx, legacy) {
+	given := call
+	given.Refused = func(status int, m *jsonrpc.Message) error {
+		if era.IsModernCode(era.ErrorCode(m.Error)) {
+			return &refusal{status, m} // it was a legacy one when the session was opened
+		}
+		return call.Deliver(m)
+	}
+	err := legacy.Do(ctx, given)
+	_, gone := errors.AsType[*transport.RenewalError](err)
+	_, upgraded := errors.AsType[*refusal](err)
+	pause := lookAgain
+	if gone {
+		pause = reopenAgain
+	}
+	if (gone || upgraded) && e.reopen(ctx, legacy, openings, pause) {
 		e.mu.Lock()
 		legacy = e.forLegacy
 		e.mu.Unlock()
 		return legacy.Do(ctx, call) // refused before it was executed
 	}
-	return err
+	return settle(call, err)
 }
 
 // Close implements remote.
@@ -217,18 +232,51 @@ func raw(data json.RawMessage) any {
 
 // open sends the host's initialize. A server that refuses it as a modern one
 // does is asked by server/discover, and translated for if it answers; one that
-// takes neither may speak HTTP+SSE.
+// takes neither may speak HTTP+SSE. One that does not, or no longer, speak
+// HTTP+SSE may speak the others; until it has, all stays as it was.
 func (e *eras) open(ctx context.Context, call transport.Call, now remote) error {
-	if _, sse := now.(*transport.SSESession); sse {
-		err := now.Do(ctx, call)
-		if e.b.o.Strategy != SSEFirst || !answered(err) {
-			return err
-		}
-		e.b.log.Debug("the server does not speak HTTP+SSE, trying Streamable HTTP", "answer", err.Error())
-		e.replace(&e.forModern, e.modern)
-		now = e.client.NewSession(e.unasked)
-		e.replace(&e.forLegacy, now)
+	if _, sse := now.(*transport.SSESession); !sse {
+		return e.openHTTP(ctx, call, now)
 	}
+	err := now.Do(ctx, call)
+	if e.b.o.Strategy == SSEOnly || !answered(err) && !silent(err) {
+		return err
+	}
+	e.b.log.Debug("the server does not speak HTTP+SSE, trying Streamable HTTP", "answer", err.Error())
+	next := e.client.NewSession(e.unasked)
+	opened := false
+	given := call
+	given.Deliver = func(m *jsonrpc.Message) error {
+		if m.IsResponse() && m.Result != nil {
+			opened = true
+			e.move(now, next)
+		}
+		return call.Deliver(m)
+	}
+	err = e.openHTTP(ctx, given, next)
+	if !opened {
+		e.replace(&e.forLegacy, now)
+		e.retire(next)
+		return err
+	}
+	e.replace(&e.forModern, e.modern)
+	e.retire(now)
+	return err
+}
+
+// move has a legacy host's messages go to another remote, if they still go to the
+// one that it takes the place of: the next of them may follow the answer to
+// initialize at once.
+func (e *eras) move(from, to remote) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.forLegacy == from {
+		e.forLegacy = to
+	}
+}
+
+// openHTTP is open for a server that has not shown to speak HTTP+SSE.
+func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) error {
 	given := call
 	// What a server of either era takes; a modern one requires it.
 	given.Header = http.Header{"Mcp-Method": {methodInitialize}}
@@ -246,12 +294,12 @@ func (e *eras) open(ctx context.Context, call transport.Call, now remote) error 
 	case changed(err): // it was translated for until now
 		now = e.client.NewSession(e.unasked)
 		e.replace(&e.forLegacy, now)
-		return e.open(ctx, call, now)
+		return e.openHTTP(ctx, call, now)
 	case !refused && !elsewhere(err):
 		return err
 	}
 	e.b.log.Debug("the server does not take initialize, asking it to be discovered", "answer", err.Error())
-	t := e.translate(era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error, func()) remote { return e.modern })
+	t := e.translate(era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error) remote { return e.modern })
 	again := e.try(ctx, call, now, t)
 	switch {
 	case again == nil || !answered(again):
@@ -261,7 +309,7 @@ func (e *eras) open(ctx context.Context, call transport.Call, now remote) error 
 	}
 	e.b.log.Debug("nor that, trying HTTP+SSE", "answer", again.Error())
 	again = e.try(ctx, call, now, e.client.NewSSESession(e.unasked))
-	if _, none := errors.AsType[*transport.StatusError](again); none {
+	if _, none := errors.AsType[*transport.StatusError](again); none || silent(again) {
 		return settle(call, err)
 	}
 	return again
@@ -286,6 +334,13 @@ func away(err error) bool {
 	return slices.Contains([]int{http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout}, statusOf(err))
 }
 
+// silent reports whether err comes of a server that took a request for a stream
+// and does not begin one.
+func silent(err error) bool {
+	_, unreachable := errors.AsType[*transport.UnreachableError](err)
+	return unreachable && errors.Is(err, transport.ErrSlow)
+}
+
 // answered reports whether err comes of an answer of the server, rather than of
 // the way there.
 func answered(err error) bool {
@@ -293,20 +348,26 @@ func answered(err error) bool {
 	return ok || changed(err)
 }
 
-// try has r, and what follows in place of now, take the host's initialize; if it
-// fails, now is back.
+// try has r take the host's initialize and, once it has answered, what follows,
+// in place of now.
 func (e *eras) try(ctx context.Context, call transport.Call, now, r remote) error {
-	// The host's next message may follow its answer at once.
 	e.mu.Lock()
-	e.forLegacy = r
+	before := e.forLegacy // not now, where that is only tried
 	e.mu.Unlock()
-	err := r.Do(ctx, call)
-	if err == nil {
-		e.retire(now)
-		return nil
+	given := call
+	given.Deliver = func(m *jsonrpc.Message) error {
+		if m.IsResponse() {
+			e.move(before, r)
+		}
+		return call.Deliver(m)
 	}
-	e.replace(&e.forLegacy, now)
-	return err
+	if err := r.Do(ctx, given); err != nil {
+		e.move(r, before)
+		e.retire(r)
+		return err
+	}
+	e.retire(now)
+	return nil
 }
 
 // replace changes where the messages of one era go, and ends what was there.
@@ -358,22 +419,23 @@ func (e *eras) retire(r remote) {
 	}
 }
 
-func (e *eras) translate(m era.Machine, dial func(func(*jsonrpc.Message) error, func()) remote) *translation {
+func (e *eras) translate(m era.Machine, dial func(func(*jsonrpc.Message) error) remote) *translation {
 	return newTranslation(e.b, m, dial)
 }
 
 // reopen looks for the era of a server that has ended the host's session and
-// does not open another, as after an upgrade. It reports whether messages can go
-// on.
-func (e *eras) reopen(ctx context.Context, refused remote) bool {
+// does not open another, or speaks as one of another era, as after an upgrade. It
+// reports whether messages can go on: also where that was seen to before, behind
+// the opening that the caller has seen. In vain it is done once in a pause.
+func (e *eras) reopen(ctx context.Context, refused remote, seen int, pause time.Duration) bool {
 	if !e.enter(ctx) {
 		return false
 	}
 	defer e.exit()
 	e.mu.Lock()
-	moved, initialize := e.forLegacy != refused, e.initialize
+	moved, initialize, last := e.forLegacy != refused || e.openings != seen, e.initialize, e.reopened
 	e.mu.Unlock()
-	if moved || initialize == nil {
+	if moved || initialize == nil || time.Since(last) < pause {
 		return moved
 	}
 	failed := false
@@ -381,14 +443,28 @@ func (e *eras) reopen(ctx context.Context, refused remote) bool {
 		failed = failed || m.IsResponse() && m.Error != nil
 		return nil
 	}}, refused)
+	e.mu.Lock()
+	r := e.forLegacy
+	switch {
+	case err != nil, failed, r == refused && pause == lookAgain:
+		e.reopened = time.Now()
+	default:
+		e.openings++
+	}
+	e.mu.Unlock()
 	if err != nil || failed {
 		return false
 	}
-	e.mu.Lock()
-	r := e.forLegacy
-	e.mu.Unlock()
 	ready := parsed(jsonrpc.NewNotification(methodReady, nil))
-	return r.Do(ctx, transport.Call{Message: ready, Deliver: e.unasked}) == nil
+	if r.Do(ctx, transport.Call{Message: ready, Deliver: e.unasked}) != nil {
+		return false
+	}
+	if s, ok := refused.(interface{ Granted() []*jsonrpc.Message }); ok {
+		for _, m := range s.Granted() { // in vain or not: the host cannot be told
+			_ = r.Do(ctx, transport.Call{Message: m, Deliver: func(*jsonrpc.Message) error { return nil }})
+		}
+	}
+	return true
 }
 
 // enter lets one caller at a time look for the era.
@@ -549,13 +625,14 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 
 func (e *eras) legacyOptions() era.LegacyOptions {
 	return era.LegacyOptions{Name: e.b.o.Name, Version: e.b.o.Version, Server: e.client.Host(), Keep: func(m *jsonrpc.Message) *jsonrpc.Message {
-		whole, err := e.b.loaded(m)
-		if err != nil && m.IsResponse() {
-			return parsed(e.b.failure(m.ID, "", err))
+		if m.IsResponse() && e.b.spool.Holds(m.Raw) { // memory is for what is small
+			return parsed(e.b.failure(m.ID, "", errTooLate))
 		}
-		return whole
+		return m // of other messages the machine gets all
 	}}
 }
+
+var errTooLate = errors.New("the response came while the client was asked for input, and is too large to be kept")
 
 // discover has t open the session that call wants: the answer comes from there.
 func (e *eras) discover(ctx context.Context, call transport.Call, t *translation) error {

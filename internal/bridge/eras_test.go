@@ -549,6 +549,40 @@ func TestParkedCallsEndWithTheHost(t *testing.T) {
 }
 
 // Messages that are kept in a file pass a translation as well, and what is asked
+// A response that comes while its call is parked is kept in memory, so a large one
+// is not.
+func TestALargeResponseIsNotKeptForAHostThatIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		size := 0
+		s := &remote{capabilities: `{"tools":{}}`}
+		s.handle = func(w http.ResponseWriter, _ *http.Request, m *jsonrpc.Message) {
+			send := events(w)
+			send(`{"jsonrpc":"2.0","id":71,"method":"elicitation/create","params":{"message":"who?"}}`)
+			time.Sleep(time.Second)
+			send(string(jsonrpc.NewResult(m.ID, json.RawMessage(`{"text":"`+strings.Repeat("x", size)+`"}`))))
+		}
+		o, _ := inMemory(t, legacyOnly(s))
+		h := start(t, o)
+		for id, tt := range []struct {
+			size int
+			want string
+		}{{1 << 20, `"result":{"resultType":"complete"`}, {5 << 20, "is too large to be kept"}} {
+			size = tt.size
+			var parked struct {
+				Result struct{ RequestState string }
+			}
+			if line := h.call(modernCall(fmt.Sprint("ask", id), "tools/call", `"name":"ask"`)); json.Unmarshal([]byte(line), &parked) != nil || parked.Result.RequestState == "" {
+				t.Fatalf("the host got %s", line)
+			}
+			time.Sleep(time.Minute)
+			back := `"name":"ask","requestState":"` + parked.Result.RequestState + `","inputResponses":{"input-1":{"action":"accept"}}`
+			if line := h.call(modernCall(fmt.Sprint("back", id), "tools/call", back)); !strings.Contains(line, tt.want) {
+				t.Errorf("%d bytes: the host got %.300s", tt.size, line)
+			}
+		}
+	})
+}
+
 // about them.
 func TestLargeMessagesAreTranslated(t *testing.T) {
 	large := strings.Repeat("x", 6<<20)

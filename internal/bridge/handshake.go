@@ -168,11 +168,27 @@ func (e *refusedError) Error() string {
 // still waits for one.
 func (hs *handshake) ask() error {
 	b, p := hs.b, hs.p
+	// One attempt must not stand for all to come. A person may take their time.
+	ctx, end := context.WithCancelCause(b.life)
+	defer end(nil)
+	limit := time.AfterFunc(b.o.RequestTimeout, func() {
+		end(&transport.UnreachableError{Host: b.host, Err: transport.ErrSlow})
+	})
+	defer limit.Stop()
+	authorizing := func(waiting bool) {
+		p.signingIn.Store(waiting)
+		if waiting {
+			limit.Stop()
+		} else {
+			limit.Reset(b.o.RequestTimeout)
+		}
+	}
 	var refusal error
-	err := b.remote.Do(b.life, transport.Call{Message: p.m, Deliver: func(m *jsonrpc.Message) error {
+	err := b.remote.Do(ctx, transport.Call{Message: p.m, Started: func() { p.started.Store(true) }, Authorizing: authorizing, Deliver: func(m *jsonrpc.Message) error {
 		if !m.IsResponse() || jsonrpc.IDKey(m.ID) != p.key {
 			return b.deliver(nil, m)
 		}
+		b.trace("from the server", m)
 		first := hs.claim()
 		if first {
 			defer b.finish(p)

@@ -2,9 +2,11 @@ package bridge_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -461,4 +463,122 @@ func TestAHostThatOpensURLsIsOfferedTheSignIn(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An initialize that is never answered does not stand for all that follow.
+func TestAnInitializeThatHangsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &remote{}
+		var hung atomic.Bool
+		o, _ := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !hung.Swap(true) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				<-r.Context().Done()
+				return
+			}
+			state.ServeHTTP(w, r)
+		}))
+		o.RequestTimeout = 2 * time.Minute
+		h := start(t, o)
+		began := time.Now()
+		h.call(initialize)
+		h.send(initialized)
+		h.collect(3) // of listChanged
+		if took := time.Since(began); took > 3*time.Minute {
+			t.Errorf("went on after %v", took)
+		}
+		want(t, h.call(request(1, "tools/call", "")), answer(1))
+	})
+}
+
+// Who is answered in the server's place with what a translated server said last
+// time is told what holds for this host, and is translated for when it answers.
+func TestKeptAnswersOfATranslatedServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &modernServer{listen: make(chan string)}
+		who := &person{next: "tok"}
+		o, _ := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "Bearer tok" {
+				w.Header().Set("Www-Authenticate", "Bearer")
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			s.ServeHTTP(w, r)
+		}))
+		kept := make(chan []byte, 10)
+		o.Authorizer, o.SignInURL, o.Keep = who, who.signInURL, func(result []byte) { kept <- result }
+		h := start(t, o)
+		h.call(initialize)
+		last := <-kept
+		_ = h.end()
+
+		who.set("")
+		who.takes = 3 * time.Minute
+		o.Kept = func() []byte { return last }
+		h = start(t, o)
+		line := h.call(initialize)
+		for _, part := range []string{`"protocolVersion":"2025-11-25"`, `"serverInfo":{"name":"modern","version":"1"}`, `"tools":{"listChanged":true}`} {
+			if !strings.Contains(line, part) {
+				t.Errorf("%s is not in %s", part, line)
+			}
+		}
+		for _, part := range []string{"supportedVersions", "resultType", "ttlMs", "2026-07-28", "prompts"} {
+			if strings.Contains(line, part) {
+				t.Errorf("%s is in %s", part, line)
+			}
+		}
+		h.send(initialized, request(1, "logging/setLevel", `{"level":"error"}`), request(2, "resources/subscribe", `{"uri":"x:a"}`))
+		early := h.collect(2) // SignInWait is shorter than the person
+		for _, line := range early {
+			if !strings.Contains(line, `"error"`) {
+				t.Errorf("got %s", line)
+			}
+		}
+		time.Sleep(100 * time.Second)
+		h.send(request(3, "tools/call", `{"name":"echo"}`))
+		got := h.collect(4)
+		if diff := cmp.Diff(append([]string{`{"jsonrpc":"2.0","id":3,"result":{"content":[],"x":1.50}}`}, listChanged...), got); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+		want(t, h.call(request(4, "resources/subscribe", `{"uri":"x:a"}`)), answer(4))
+		synctest.Wait() // until the stream of before has ended
+		s.listen <- `{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"x:a","_meta":{"io.modelcontextprotocol/subscriptionId":"x"}}}`
+		want(t, h.next(), `{"jsonrpc":"2.0","method":"notifications/resources/updated","params":{"uri":"x:a"}}`)
+		if code, _ := errorOf(t, h.call(request(5, "prompts/get", `{"name":"x"}`)), 5); code != jsonrpc.CodeMethodNotFound {
+			t.Errorf("a prompt that the server does not have: %d", code)
+		}
+	})
+}
+
+// A modern host waits for the sign-in itself, and is then translated for.
+func TestAModernHostWaitsForTheSignInOfALegacyServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &remote{token: "tok", capabilities: `{"tools":{}}`}
+		who := &person{takes: 70 * time.Second, next: "tok"}
+		o, _ := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "Bearer tok" {
+				state.ServeHTTP(w, r)
+				return
+			}
+			legacyOnly(state).ServeHTTP(w, r)
+		}))
+		o.Authorizer, o.SignInURL = who, who.signInURL
+		o.Kept = func() []byte {
+			return []byte(`{"protocolVersion":"2025-11-25","capabilities":{"prompts":{}},"serverInfo":{"name":"old","version":"1"}}`)
+		}
+		h := start(t, o)
+		if code, text := errorOf(t, h.call(modernCall("d1", "server/discover", "")), "d1"); code != -32603 || !strings.Contains(text, "mcp-clerk login") {
+			t.Errorf("%d %s", code, text)
+		}
+		line := h.call(modernCall("d2", "server/discover", ""))
+		for _, part := range []string{`"resultType":"complete"`, `"capabilities":{"tools":{}}`, `"supportedVersions":["2026-07-28","2025-11-25"]`} {
+			if !strings.Contains(line, part) {
+				t.Errorf("%s is not in %s", part, line)
+			}
+		}
+		want(t, h.call(modernCall(1, "tools/call", `"name":"echo"`)), `{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete"}}`)
+		if who.times() != 1 {
+			t.Errorf("signed in %d times", who.times())
+		}
+	})
 }

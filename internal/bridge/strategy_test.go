@@ -4,7 +4,10 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
 )
@@ -64,5 +67,90 @@ func TestStrategies(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A server that takes the request for a stream and never begins one is no server
+// of HTTP+SSE: the host hears of the other refusal, or is served the other way.
+func TestAStreamThatNeverBeginsLeavesTheOtherWay(t *testing.T) {
+	for _, tt := range []struct {
+		strategy bridge.Strategy
+		server   http.Handler
+		want     string
+	}{
+		{bridge.HTTPFirst, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) }), "HTTP status 404"},
+		{bridge.SSEFirst, &remote{}, `"serverInfo":{"name":"s"`},
+		{bridge.SSEOnly, &remote{}, "cannot reach"},
+	} {
+		t.Run(string(tt.strategy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o, _ := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Method == http.MethodGet {
+						<-r.Context().Done()
+						return
+					}
+					tt.server.ServeHTTP(w, r)
+				}))
+				o.Strategy = tt.strategy
+				if got := start(t, o).call(initialize); !strings.Contains(got, tt.want) {
+					t.Errorf("got %s", got)
+				}
+			})
+		})
+	}
+}
+
+// A server of HTTP+SSE that is replaced by one of Streamable HTTP at the same
+// URL is found again, and one that its gateway does not know for a while is kept.
+func TestAServerOfHTTPAndSSEThatIsReplaced(t *testing.T) {
+	for _, hostModern := range []bool{false, true} {
+		t.Run(fmt.Sprintf("modern=%v", hostModern), func(t *testing.T) {
+			old := &sseServer{}
+			var mu sync.Mutex
+			var server http.Handler = old
+			replace := func(by http.Handler) {
+				mu.Lock()
+				server = by
+				mu.Unlock()
+			}
+			h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				now := server
+				mu.Unlock()
+				now.ServeHTTP(w, r)
+			})) + "/sse"})
+			call := func(id int, method string) string {
+				if hostModern {
+					return h.call(modernCall(id, method, ""))
+				}
+				return h.call(request(id, method, ""))
+			}
+			if !hostModern {
+				h.handshake()
+			}
+			call(1, "x/y")
+			replace(http.NotFoundHandler())
+			errorOf(t, call(2, "x/y"), 2)
+			errorOf(t, call(3, "x/y"), 3)
+			// What was in vain is not tried again at once.
+			found := func(what string) {
+				t.Helper()
+				for id, deadline := 4, time.Now().Add(40*time.Second); ; id++ {
+					got := call(id, "x/y")
+					if strings.Contains(got, what) {
+						return
+					}
+					if time.Now().After(deadline) {
+						t.Fatalf("got %s, want %s", got, what)
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+			}
+			replace(old)
+			found(`"x":1.50`)
+			// The stream of before is still open; its endpoint is there no more.
+			replace(legacyOnly(&remote{}))
+			found(`"result":{`)
+		})
 	}
 }

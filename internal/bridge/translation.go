@@ -16,8 +16,8 @@ import (
 // other, in its order; calls to the server go on beside that.
 type translation struct {
 	b     *bridge
-	dial  func(deliver func(*jsonrpc.Message) error, renewed func()) remote // makes a leg
-	life  context.Context                                                   //nolint:containedctx // its own, ended by Close
+	dial  func(deliver func(*jsonrpc.Message) error) remote // makes a leg
+	life  context.Context                                   //nolint:containedctx // its own, ended by Close
 	end   context.CancelCauseFunc
 	wake  chan struct{} // has one element when the machine's next time may have changed
 	wg    sync.WaitGroup
@@ -48,7 +48,7 @@ type hostCall struct {
 }
 
 // newTranslation runs m. dial makes a connection with the server.
-func newTranslation(b *bridge, m era.Machine, dial func(func(*jsonrpc.Message) error, func()) remote) *translation {
+func newTranslation(b *bridge, m era.Machine, dial func(func(*jsonrpc.Message) error) remote) *translation {
 	t := &translation{
 		b: b, dial: dial, m: m, idle: make(chan struct{}), wake: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 		host: map[string]*hostCall{}, calls: map[int]context.CancelFunc{}, legs: map[int]remote{},
@@ -231,9 +231,7 @@ func (t *translation) send(s era.Step) {
 	leg := t.legs[s.Leg]
 	if leg == nil {
 		number := s.Leg
-		leg = t.dial(func(m *jsonrpc.Message) error { return t.arrived(t.life, number, 0, m) }, func() {
-			_ = t.act(t.life, func(now time.Time) []era.Step { return t.m.Renewed(now, number) }) // at its end nobody cares
-		})
+		leg = t.dial(func(m *jsonrpc.Message) error { return t.arrived(t.life, number, 0, m) })
 		t.legs[s.Leg] = leg
 	}
 	call := transport.Call{Message: s.Message}

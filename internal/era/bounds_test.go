@@ -170,3 +170,66 @@ func TestWhatIsHeldIsBounded(t *testing.T) {
 		})
 	}
 }
+
+// What a server asks, and what parked calls have ended with, is kept to 8 MiB.
+func TestWhatWaitsForTheHostIsBounded(t *testing.T) {
+	mega := strings.Repeat("x", 1<<20)
+	park := func(c *conversation, i int) (state string) {
+		c.t.Helper()
+		c.host(`{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"t",%s}}`, i, elicits)
+		c.server(3+i, `{"jsonrpc":"2.0","id":%d,"method":"elicitation/create","params":{"message":"m"}}`, 1000+i)
+		c.wait(time.Second)
+		c.expect("input_required")
+		m := c.parse("%s", strings.TrimPrefix(c.steps[0], "host "))
+		state, _ = jsonrpc.LookupString(m.Result, "requestState")
+		return state
+	}
+	t.Run("responses", func(t *testing.T) {
+		c := converse(t, newToLegacy())
+		c.openSession()
+		states := map[int]string{}
+		call := []int{0, 1, 2, 3, 4, 5, 6, 7, 8}
+		for _, i := range call {
+			states[i] = park(c, i)
+			// The answers to the questions take calls of their own: all are parked first.
+			if i < len(call)-1 {
+				continue
+			}
+			for _, i := range call {
+				c.server(3+i, `{"jsonrpc":"2.0","id":%d,"result":{"text":%q}}`, i, mega)
+			}
+		}
+		back := func(i int, want string) {
+			t.Helper()
+			c.host(`{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"t","requestState":%q,"inputResponses":{"input-1":{"action":"accept"}},%s}}`, 100+i, states[i], elicits)
+			c.expect(fmt.Sprintf(`host {"jsonrpc":"2.0","id":%d,%s`, 100+i, want))
+		}
+		back(0, `"result":{`)
+		back(6, `"result":{`)
+		back(7, `"error":{"code":-32603,"message":"the response came while the client was asked for input`)
+		back(8, `"error":{"code":-32603,"message":"the response came while the client was asked for input`)
+	})
+	t.Run("questions", func(t *testing.T) {
+		c := converse(t, newToLegacy())
+		c.openSession()
+		c.host(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t",%s}}`, elicits)
+		for i := range 9 {
+			c.server(3, `{"jsonrpc":"2.0","id":%d,"method":"elicitation/create","params":{"message":%q}}`, 1000+i, mega)
+			if i < 7 && len(c.steps) > 0 {
+				t.Errorf("question %d led to %.300q", i, c.steps)
+			}
+		}
+		c.expect(`"id":1008,"error":{"code":-32603,"message":"too much waits for the client"}`)
+	})
+	t.Run("addresses to visit first", func(t *testing.T) {
+		c := converse(t, newToLegacy())
+		c.host(`{"jsonrpc":"2.0","id":"first","method":"server/discover","params":{%s}}`, urlElicits)
+		c.server(1, `{"jsonrpc":"2.0","id":"mcp-clerk-1","result":{"protocolVersion":"2025-11-25"}}`)
+		c.note(c.m.Ended(c.now, 2, nil))
+		c.host(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t",%s}}`, urlElicits)
+		c.server(3, `{"jsonrpc":"2.0","id":1,"error":{"code":-32042,"message":"first","data":{"elicitations":[{"mode":"url","url":"https://x.test","message":"%s"}]}}}`, strings.Repeat(mega, 8))
+		c.expect(`host {"jsonrpc":"2.0","id":1,"error":{"code":-32603,`)
+	})
+}
+
+const urlElicits = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"elicitation":{"url":{}}}}`

@@ -36,9 +36,6 @@ type Machine interface {
 	// Ended says that a Send is over: a request's stream has ended, or another
 	// message was accepted. err says why it ended without that.
 	Ended(now time.Time, call int, err error) []Step
-	// Renewed says that the server has forgotten the session of connection leg,
-	// and that another one has taken its place.
-	Renewed(now time.Time, leg int) []Step
 	// Next says when Tick wants to be called; the zero time means never.
 	Next() time.Time
 	// Tick does what is due.
@@ -124,6 +121,7 @@ const (
 	maxParked    = 64               // calls that wait for the host to come back
 	maxHeld      = 64               // notifications of one of them
 	maxHeldBytes = 256 << 10        // of all of these
+	maxKeptBytes = 8 << 20          // of what a server asks, and of what parked calls have ended with
 	maxSessions  = 4                // upstream, one for each set of capabilities
 	maxListens   = 64               // subscriptions of the host
 	parkTime     = 10 * time.Minute // for the host to come back

@@ -24,7 +24,6 @@ import (
 //	cancel ID                nobody wants the response to the host's request
 //	server LEG/CALL MESSAGE  the server sends it, on a call's stream or (0) on none
 //	ended CALL [ERROR]       a call has ended
-//	renewed LEG              another session has taken a connection's place
 //	wait DURATION            time passes
 //	end                      the host goes
 //
@@ -122,8 +121,6 @@ func (s *script) do(line string) []string {
 			err = errors.New(text)
 		}
 		steps = s.m.Ended(s.now, s.number(call), err)
-	case "renewed":
-		steps = s.m.Renewed(s.now, s.number(rest))
 	case "wait":
 		d, err := time.ParseDuration(rest)
 		if err != nil {

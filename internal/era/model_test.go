@@ -297,7 +297,6 @@ func TestEveryRequestEndsOnce(t *testing.T) {
 							w.server(rapid.IntRange(0, 5).Draw(t, "leg"), 0, pick(unasked))
 						}
 					},
-					"renewed":  func(t *rapid.T) { w.carryOut(w.m.Renewed(w.now, rapid.IntRange(0, 3).Draw(t, "leg"))) },
 					"accepted": func(*rapid.T) { w.ended(call(), nil) },
 					"ended":    func(*rapid.T) { w.ended(call(), errors.New("it broke")) },
 					"wait": func(t *rapid.T) {

@@ -117,6 +117,10 @@ func (t *ToLegacy) asked(now time.Time, s *session, e *errand, m *jsonrpc.Messag
 		t.tell(s, jsonrpc.NewResult(m.ID, nil))
 		return
 	}
+	if t.kept()+len(m.Params) > maxKeptBytes {
+		t.decline(s, slices.Clone(m.ID), jsonrpc.CodeInternal, "too much waits for the client")
+		return
+	}
 	q := &question{id: slices.Clone(m.ID), method: m.Method, params: slices.Clone(m.Params)}
 	if code, text, ok := offers(s.capabilities, m.Method, m.Params); !ok {
 		t.decline(s, q.id, code, text)
@@ -144,6 +148,25 @@ func (t *ToLegacy) asked(now time.Time, s *session, e *errand, m *jsonrpc.Messag
 		q.until = now.Add(rideTime)
 		s.riding = append(s.riding, q)
 	}
+}
+
+// kept is how many bytes wait for the host.
+func (t *ToLegacy) kept() int {
+	n := 0
+	for _, s := range t.sessions {
+		for _, q := range s.riding {
+			n += len(q.params)
+		}
+		for _, f := range s.flights {
+			for _, q := range f.asked {
+				n += len(q.params)
+			}
+			if f.answer != nil {
+				n += len(f.answer.Raw)
+			}
+		}
+	}
+	return n
 }
 
 // decline answers a request of the server with an error.
@@ -371,7 +394,7 @@ func (t *ToLegacy) landed(now time.Time, f *flight, m *jsonrpc.Message, err erro
 	switch {
 	case f.owner == nil:
 		if m != nil {
-			m = t.o.Keep(m)
+			m = t.keep(f, m)
 		}
 		f.answer, f.err = m, err
 	case err != nil:
@@ -383,6 +406,15 @@ func (t *ToLegacy) landed(now time.Time, f *flight, m *jsonrpc.Message, err erro
 		t.settle(f)
 		t.deliver(f.owner.key, withResult(m, f.owner.m.ID, modernResult(f.method, m.Result)))
 	}
+}
+
+// keep returns the response to f for the host to come back to, or the error that
+// it is too large for that.
+func (t *ToLegacy) keep(f *flight, m *jsonrpc.Message) *jsonrpc.Message {
+	if m = t.o.Keep(m); t.kept()+len(m.Raw) <= maxKeptBytes {
+		return m
+	}
+	return parse(jsonrpc.NewError(f.id, jsonrpc.CodeInternal, "the response came while the client was asked for input, and too much waits for the client to be kept as well", nil))
 }
 
 // modernResult adds what the modern revision requires of a result.
@@ -411,7 +443,7 @@ func modernResult(method string, result json.RawMessage) json.RawMessage {
 func (t *ToLegacy) failed(now time.Time, f *flight, m *jsonrpc.Message) {
 	r := f.owner
 	code := ErrorCode(m.Error)
-	if code == codeNeedsURL && mayAsk(f.method) && f.rounds < maxRounds && len(t.parked) < maxParked {
+	if code == codeNeedsURL && mayAsk(f.method) && f.rounds < maxRounds && len(t.parked) < maxParked && t.kept()+len(m.Raw) <= maxKeptBytes {
 		list, _ := jsonrpc.Lookup(m.Error, "data", "elicitations")
 		elicitations, _ := jsonrpc.Elements(list) // no list: none
 		for _, params := range elicitations[:min(len(elicitations), maxQuestions)] {

@@ -46,7 +46,8 @@ type LegacyOptions struct {
 	// Rand is read for secrets; nil means crypto/rand.
 	Rand io.Reader
 	// Keep makes a message of the server last for longer than the call that
-	// brought it. Nil stands for a func that returns it.
+	// brought it, or returns another in its place: in memory. Nil stands for a
+	// func that returns it.
 	Keep func(*jsonrpc.Message) *jsonrpc.Message
 }
 
@@ -485,20 +486,6 @@ func (t *ToLegacy) Ended(now time.Time, call int, err error) []Step {
 	case e.method == methodSubscribe:
 		t.subscribed(e.s, e.uri, false)
 	}
-	return t.take()
-}
-
-// Renewed implements Machine: what the old session had been asked for is asked
-// again.
-func (t *ToLegacy) Renewed(_ time.Time, leg int) []Step {
-	s := t.sessions[leg]
-	if s == nil || !s.open {
-		return nil
-	}
-	if s.level >= 0 && len(s.setting) == 0 {
-		t.ask(s, &errand{method: methodSetLevel}, json.RawMessage(`{"level":`+string(quote(levels[s.level]))+`}`))
-	}
-	t.watchAgain(s)
 	return t.take()
 }
 

@@ -477,9 +477,6 @@ func (t *ToModern) Ended(now time.Time, call int, err error) []Step {
 	return t.take()
 }
 
-// Renewed implements Machine: a modern server has no session.
-func (*ToModern) Renewed(time.Time, int) []Step { return nil }
-
 // Next implements Machine.
 func (t *ToModern) Next() time.Time {
 	next := t.listen.again

@@ -139,16 +139,6 @@ func (t *ToLegacy) acknowledge(l *subscription) {
 		`{"_meta":{"`+keySubscribed+`":`+string(l.r.m.ID)+`},"notifications":`+string(filter)+`}`)))
 }
 
-// watchAgain subscribes a new session to what the old one was subscribed to.
-func (t *ToLegacy) watchAgain(s *session) {
-	for _, uri := range slices.Sorted(maps.Keys(s.watched)) {
-		if w := s.watched[uri]; !w.asked {
-			w.asked = true
-			t.ask(s, &errand{method: methodSubscribe, uri: uri}, json.RawMessage(`{"uri":`+string(quote(uri))+`}`))
-		}
-	}
-}
-
 // unsubscribe ends l.
 func (t *ToLegacy) unsubscribe(l *subscription) {
 	s := l.r.s

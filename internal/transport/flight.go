@@ -76,3 +76,49 @@ func (g *flights) wait(ctx context.Context) {
 	case <-ctx.Done():
 	}
 }
+
+// waiters are the calls that wait for the same flight. Each is told when it
+// begins to wait for the Authorizer, and when that is over: whoever of them
+// started the flight.
+type waiters struct {
+	mu     sync.Mutex
+	asking bool
+	all    map[int]func(waiting bool)
+	last   int
+}
+
+// join adds a call; leave takes it away again.
+func (w *waiters) join(asks func(bool)) (leave func()) {
+	if asks == nil {
+		return func() {}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last++
+	number := w.last
+	if w.all == nil {
+		w.all = map[int]func(bool){}
+	}
+	w.all[number] = asks
+	if w.asking {
+		asks(true)
+	}
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.all, number)
+		if w.asking {
+			asks(false)
+		}
+	}
+}
+
+// tell tells all of them.
+func (w *waiters) tell(waiting bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asking = waiting
+	for _, asks := range w.all {
+		asks(waiting)
+	}
+}

@@ -118,6 +118,9 @@ func NewClient(o Options) (*Client, error) {
 	if c.header == nil {
 		c.header = http.Header{}
 	}
+	for _, name := range []string{"Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade"} {
+		c.header.Del(name) // of one connection, not of the message (RFC 9110 section 7.6.1)
+	}
 	if o.UserAgent != "" {
 		c.header.Set("User-Agent", o.UserAgent)
 	}

@@ -651,3 +651,19 @@ func BenchmarkCall(b *testing.B) {
 		})
 	}
 }
+
+// What a user's header says of the connection is not the connection's: net/http
+// would go on to use one that the server has been told to close.
+func TestHeadersOfTheConnectionAreNotTheUsers(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) { answerJSON(w, 200, result(envelope(r))) })
+	c := newClient(t, s.URL, func(o *transport.Options) {
+		o.Header = http.Header{"Connection": {"close"}, "Te": {"trailers"}, "Upgrade": {"h2c"}, "X-Own": {"kept"}}
+	})
+	if err := c.Do(t.Context(), transport.Call{Message: message(t, callTool)}); err != nil {
+		t.Fatal(err)
+	}
+	h := s.seen()[0].Header
+	if h.Get("Connection")+h.Get("Te")+h.Get("Upgrade") != "" || h.Get("X-Own") != "kept" {
+		t.Errorf("the server got %v", h)
+	}
+}

@@ -70,8 +70,9 @@ func (s *Session) listenLoop(life context.Context, answered func()) {
 			wait = max(st.retry, wait)
 		}
 		if status, ok := errors.AsType[*StatusError](err); ok && ctx.Err() == nil {
+			_, gone := errors.AsType[goneError](err)
 			switch code := status.Status; {
-			case code == http.StatusNotFound && worked:
+			case (code == http.StatusNotFound || gone) && worked:
 				// The stream was there: it is the session that is gone.
 				if s.renew(life, l, nil) == nil {
 					wait = 0
@@ -81,9 +82,12 @@ func (s *Session) listenLoop(life context.Context, answered func()) {
 				cancel()
 				s.c.log.Debug("the server offers no stream of its own", "host", s.c.Host(), "status", code)
 				s.mu.Lock()
-				s.listening = false // the next initialized asks again
+				again := s.lease.generation != l.generation
+				s.listening = again // the next initialized asks again
 				s.mu.Unlock()
-				return
+				if !again {
+					return
+				}
 			}
 		}
 		_ = sleep(ctx, wait) // a new session ends ctx

@@ -19,12 +19,14 @@ import (
 // basic/transports, "Session Management"): opened by initialize, carried by a
 // session id where the server gives one, with a stream for what the server
 // sends unasked. When the server has forgotten the session, the recorded
-// initialize and initialized are sent again, once for all calls that wait, and
-// then what was refused. Modern messages pass through without touching it.
+// initialize and initialized are sent again, once for all calls that wait, then
+// what the session had been asked to do from then on, and then what was refused. Modern messages pass through without touching it.
 // It is safe for concurrent use.
 type Session struct {
 	c       *Client
 	deliver func(*jsonrpc.Message) error
+	wishes  wishes
+	waiters waiters // for another session
 	flights flights
 
 	mu          sync.Mutex
@@ -32,7 +34,6 @@ type Session struct {
 	initialize  *jsonrpc.Message
 	initialized *jsonrpc.Message
 	listening   bool
-	renewed     func()
 	kick        context.CancelFunc // ends the present GET stream
 }
 
@@ -46,6 +47,10 @@ type lease struct {
 // maxRenewals bounds how often one call may find its session gone. From the
 // second time on it waits a little: the server is being restarted, or is broken.
 const maxRenewals = 5
+
+// renewTime is how long a server may take to open another session: then it is
+// asked anew, by whoever still wants something of it.
+const renewTime = 5 * time.Minute
 
 // maxSessionID is the longest session id accepted, in bytes.
 const maxSessionID = 4 << 10
@@ -62,10 +67,9 @@ func (c *Client) NewSession(deliver func(*jsonrpc.Message) error) *Session {
 	return s
 }
 
-// OnRenewal has f called when another session has taken the place of one that
-// the server had forgotten: with it is gone what that one had been asked for. It
-// must be set before the first Do.
-func (s *Session) OnRenewal(f func()) { s.renewed = f }
+// Granted returns the host's requests that the server has agreed to for as long
+// as the session lasts: for the level of its log and for changes of resources.
+func (s *Session) Granted() []*jsonrpc.Message { return s.wishes.all() }
 
 // Do sends one message in the session; results and errors are those of
 // Client.Do. initialize opens the session (anew, if there was one),
@@ -87,6 +91,7 @@ func (s *Session) Do(ctx context.Context, call Call) error {
 		s.listen(ctx)
 		return nil
 	default:
+		s.wishes.follow(s.c, &call)
 		return s.exchange(ctx, call)
 	}
 }
@@ -193,6 +198,9 @@ func (s *Session) take(l lease, request *jsonrpc.Message) {
 		s.kick()
 	}
 	s.mu.Unlock()
+	if again {
+		s.wishes.forget()
+	}
 	if again && old.id != l.id {
 		s.background(func(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -240,7 +248,7 @@ func (s *Session) exchange(ctx context.Context, call Call) error {
 					return err
 				}
 			}
-			if err := s.renew(ctx, l, call.Authorizing); err != nil {
+			if err := s.renew(ctx, l, call.asks()); err != nil {
 				return err
 			}
 			continue
@@ -277,66 +285,91 @@ func sessionLost(status int, body []byte, id json.RawMessage) bool {
 }
 
 // renew replaces a session that the server has refused, once for all callers.
-func (s *Session) renew(ctx context.Context, refused lease, authorizing func(bool)) error {
-	if s.current().generation != refused.generation {
+// asks is as in exchange: nil asks nobody.
+func (s *Session) renew(ctx context.Context, refused lease, asks func(bool)) error {
+	defer s.waiters.join(asks)()
+	if asks != nil {
+		asks = s.waiters.tell
+	}
+	for s.current().generation == refused.generation {
+		s.c.log.Info("the server has ended the session, opening a new one", "host", s.c.Host())
+		err := s.flights.do(ctx, "renew", func(life context.Context) error { return s.replace(life, refused, asks) })
+		status, answered := errors.AsType[*StatusError](err)
+		switch {
+		case answered && status.Status == http.StatusUnauthorized && asks != nil: // that was somebody who asks nobody
+		case errors.Is(err, ErrSlow):
+			return &UnreachableError{Host: s.c.Host(), Err: err}
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// replace opens the session anew, as the host once did, unless somebody has.
+func (s *Session) replace(life context.Context, refused lease, asks func(bool)) error {
+	life, asking, _, cancel := patience(life, renewTime, asks)
+	defer cancel()
+	s.mu.Lock()
+	initialize, initialized, now := s.initialize, s.initialized, s.lease
+	s.mu.Unlock()
+	if now.generation != refused.generation {
 		return nil
 	}
-	s.c.log.Info("the server has ended the session, opening a new one", "host", s.c.Host())
-	return s.flights.do(ctx, "renew", func(life context.Context) error {
-		s.mu.Lock()
-		initialize, initialized, now := s.initialize, s.initialized, s.lease
-		s.mu.Unlock()
-		if now.generation != refused.generation {
-			return nil
+	if initialize == nil {
+		return errors.New("the server has ended a session that was never opened")
+	}
+	var failure error
+	var opened lease
+	err := s.establish(life, Call{Message: initialize, Quiet: asks == nil, Authorizing: asking}, func(l lease, m *jsonrpc.Message) error {
+		opened = l
+		if m.Error != nil {
+			text, _ := jsonrpc.LookupString(m.Error, "message")
+			failure = fmt.Errorf("%s refused to open a new session: %s", s.c.Host(), plain(text, 200))
 		}
-		if initialize == nil {
-			return errors.New("the server has ended a session that was never opened")
+		return nil
+	}, s.deliver)
+	taken := false
+	defer func() {
+		if !taken { // nobody will use it
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*time.Second)
+			defer cancel()
+			s.end(ctx, opened)
 		}
-		var failure error
-		var opened lease
-		err := s.establish(life, Call{Message: initialize, Authorizing: authorizing}, func(l lease, m *jsonrpc.Message) error {
-			opened = l
-			if m.Error != nil {
-				text, _ := jsonrpc.LookupString(m.Error, "message")
-				failure = fmt.Errorf("%s refused to open a new session: %s", s.c.Host(), plain(text, 200))
-			}
-			return nil
-		}, s.deliver)
-		taken := false
-		defer func() {
-			if !taken { // nobody will use it
-				ctx, cancel := context.WithTimeout(context.WithoutCancel(life), 2*time.Second)
-				defer cancel()
-				s.end(ctx, opened)
-			}
-		}()
-		if _, answered := errors.AsType[*StatusError](err); answered || failure != nil {
-			return &RenewalError{errors.Join(err, failure)}
-		}
+	}()
+	if _, answered := errors.AsType[*StatusError](err); answered || failure != nil {
+		return &RenewalError{errors.Join(err, failure)}
+	}
+	if err != nil {
+		return err
+	}
+	if initialized != nil {
+		call := Call{Message: initialized, Quiet: asks == nil, Authorizing: asking, Deliver: s.deliver}
+		resp, err := s.c.post(life, &call, opened.header())
 		if err != nil {
 			return err
 		}
-		if initialized != nil {
-			call := Call{Message: initialized, Deliver: s.deliver}
-			resp, err := s.c.post(life, &call, opened.header())
-			if err != nil {
-				return err
-			}
-			err = s.c.receive(life, resp, &call, nil)
-			if status, ok := errors.AsType[*StatusError](err); ok {
-				// Perhaps it is gone again already: the calls will find out.
-				s.c.log.Debug("initialized not accepted in the new session", "host", s.c.Host(), "status", status.Status)
-			} else if err != nil {
-				return err
-			}
+		err = s.c.receive(life, resp, &call, nil)
+		if status, ok := errors.AsType[*StatusError](err); ok {
+			// Perhaps it is gone again already: the calls will find out.
+			s.c.log.Debug("initialized not accepted in the new session", "host", s.c.Host(), "status", status.Status)
+		} else if err != nil {
+			return err
 		}
-		taken = true
-		s.take(opened, initialize)
-		if s.renewed != nil {
-			s.renewed()
+	}
+	s.wishes.askAgain(life, s.c, func(ctx context.Context, call Call) error {
+		resp, err := s.c.post(ctx, &call, opened.header())
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+		return s.c.receive(ctx, resp, &call, nil)
+	}, s.deliver)
+	taken = true
+	s.take(opened, initialize)
+	if initialized != nil {
+		s.listen(life) // a server that is restarted may have refused that before
+	}
+	return nil
 }
 
 // get opens a stream by GET: the one of the session, or, with the id of the
@@ -353,8 +386,13 @@ func (s *Session) get(ctx context.Context, l lease, last string) (*http.Response
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK || mediaType(resp) != "text/event-stream" {
-		discard(resp)
-		return nil, s.c.statusError(resp, "no event stream")
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10)) // broken off or not: it is a refusal
+		_ = resp.Body.Close()
+		err := s.c.statusError(resp, "no event stream")
+		if l.id != "" && sessionLost(resp.StatusCode, body, nil) {
+			err = goneError{err}
+		}
+		return nil, err
 	}
 	return resp, nil
 }

@@ -463,25 +463,40 @@ func TestStreamStartsNoSignIn(t *testing.T) {
 
 // The stream itself finds out that the server has forgotten the session.
 func TestStreamThatIsGoneOpensANewSession(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		end := make(chan struct{})
-		state := &sessions{get: func(w http.ResponseWriter, r *http.Request) {
-			stream(w)
-			select {
-			case <-end:
-			case <-r.Context().Done():
-			}
-		}}
-		_, c, _ := serveMemory(t, state.ServeHTTP)
-		open(t, c, drop)
-		time.Sleep(time.Minute)
-		state.forget()
-		close(end)
-		time.Sleep(5 * time.Second)
-		if state.opened() != 2 {
-			t.Errorf("%d sessions", state.opened())
-		}
-	})
+	for _, tt := range []struct {
+		name string
+		lost http.HandlerFunc
+		want int // sessions
+	}{
+		{"404", nil, 2},
+		{"400 in words", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "Invalid or missing session ID", 400) }, 2},
+		{"400 as JSON-RPC", func(w http.ResponseWriter, _ *http.Request) {
+			answerJSON(w, 400, `{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}`)
+		}, 2},
+		{"400 for another reason", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "bad Last-Event-ID", 400) }, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				end := make(chan struct{})
+				state := &sessions{lost: tt.lost, get: func(w http.ResponseWriter, r *http.Request) {
+					stream(w)
+					select {
+					case <-end:
+					case <-r.Context().Done():
+					}
+				}}
+				_, c, _ := serveMemory(t, state.ServeHTTP)
+				open(t, c, drop)
+				time.Sleep(time.Minute)
+				state.forget()
+				close(end)
+				time.Sleep(5 * time.Second)
+				if state.opened() != tt.want {
+					t.Errorf("%d sessions, want %d", state.opened(), tt.want)
+				}
+			})
+		})
+	}
 }
 
 // resumable answers a call with a stream that drops before the response.
@@ -640,4 +655,30 @@ func TestTheFirstCallWaitsForTheStream(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that never answers the replayed initialize does not keep what comes
+// after that.
+func TestARenewalThatHangsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := &sessions{}
+		var hangs atomic.Bool
+		_, c, _ := serveMemory(t, func(w http.ResponseWriter, r *http.Request) {
+			if hangs.Load() && r.Header.Get("Mcp-Session-Id") == "" {
+				<-r.Context().Done()
+				return
+			}
+			state.ServeHTTP(w, r)
+		})
+		s := open(t, c, drop)
+		hangs.Store(true)
+		state.forget()
+		began := time.Now()
+		err := s.Do(t.Context(), transport.Call{Message: message(t, callTool)})
+		if _, ok := errors.AsType[*transport.UnreachableError](err); !ok || !errors.Is(err, transport.ErrSlow) || time.Since(began) > 5*time.Minute {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		hangs.Store(false)
+		do(t, s, callTool)
+	})
 }

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,7 +24,8 @@ import (
 type SSESession struct {
 	c       *Client
 	deliver func(*jsonrpc.Message) error
-	renewed func()
+	wishes  wishes
+	waiters waiters // for a stream
 	flights flights
 
 	mu          sync.Mutex
@@ -36,6 +38,7 @@ type SSESession struct {
 // sseConn is one stream of it.
 type sseConn struct {
 	endpoint *url.URL
+	life     context.Context //nolint:containedctx // the stream's
 	close    context.CancelFunc
 	gone     chan struct{} // closed behind setting err
 	err      error
@@ -52,8 +55,18 @@ type sseWait struct {
 	err   error
 }
 
-// endpointTime is how long a server may take to name its endpoint.
-const endpointTime = 10 * time.Second
+// endpointTime is how long a server may take to begin the stream and to name its
+// endpoint: no longer than a host waits for what else may be tried.
+const endpointTime = 20 * time.Second
+
+// postGrace is how long the answer to a POST may take once the stream is gone.
+const postGrace = time.Second
+
+// goneError is the server's refusal of a message for a session that it does not
+// know: nothing was executed.
+type goneError struct{ error }
+
+func (e goneError) Unwrap() error { return e.error }
 
 // NewSSESession returns a session that is not open yet; deliver is as for
 // NewSession.
@@ -66,22 +79,20 @@ func (c *Client) NewSSESession(deliver func(*jsonrpc.Message) error) *SSESession
 	return s
 }
 
-// OnRenewal has f called when the session was opened anew, as Session's.
-func (s *SSESession) OnRenewal(f func()) { s.renewed = f }
+// Granted is as Session's.
+func (s *SSESession) Granted() []*jsonrpc.Message { return s.wishes.all() }
 
 // Do sends one message; results and errors are those of Client.Do.
 func (s *SSESession) Do(ctx context.Context, call Call) error {
 	opening := call.Message.Method == "initialize"
+	s.wishes.follow(s.c, &call)
 	for renewed := false; ; renewed = true {
-		conn, err := s.connect(ctx, call.Authorizing, !opening)
+		conn, err := s.connect(ctx, call.asks(), !opening)
 		if err != nil {
 			return err
 		}
 		err = s.exchange(ctx, conn, call, opening)
-		status, refused := errors.AsType[*StatusError](err)
-		// A server that does not know the stream's session any more has not
-		// executed anything.
-		if opening || renewed || !refused || status.Status != http.StatusNotFound || call.Message.IsResponse() || call.Message.Method == "notifications/cancelled" {
+		if _, gone := errors.AsType[goneError](err); opening || renewed || !gone || call.Message.IsResponse() || call.Message.Method == "notifications/cancelled" {
 			return err
 		}
 		s.drop(conn)
@@ -115,6 +126,7 @@ func (s *SSESession) exchange(ctx context.Context, conn *sseConn, call Call, ope
 				s.mu.Lock()
 				s.initialize, s.initialized = host.Message, nil
 				s.mu.Unlock()
+				s.wishes.forget()
 			}
 			return host.deliver(m)
 		}
@@ -132,7 +144,13 @@ func (s *SSESession) exchange(ctx context.Context, conn *sseConn, call Call, ope
 			delete(conn.waiting, key)
 		}
 	}()
-	if err := s.post(ctx, conn, &call); err != nil {
+	// A server may answer the POST only when the call has ended. With the stream
+	// gone nothing can come of that, unless it is a refusal.
+	posting, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(conn.life, func() { time.AfterFunc(postGrace, stop) })()
+	err := s.post(posting, conn, &call)
+	if err != nil && (posting.Err() == nil || ctx.Err() != nil) {
 		return err
 	}
 	select {
@@ -152,15 +170,11 @@ func (s *SSESession) exchange(ctx context.Context, conn *sseConn, call Call, ope
 
 // post sends a message to the endpoint of conn.
 func (s *SSESession) post(ctx context.Context, conn *sseConn, call *Call) error {
-	authorizing := call.Authorizing
-	if authorizing == nil {
-		authorizing = func(bool) {}
-	}
 	h := http.Header{}
 	h.Set("Content-Type", "application/json")
 	h.Set("Accept", "application/json, text/event-stream")
 	resp, err := s.c.send(ctx, exchange{
-		method: http.MethodPost, url: conn.endpoint, header: h, body: call.Message.Raw, started: call.started, authorizing: authorizing,
+		method: http.MethodPost, url: conn.endpoint, header: h, body: call.Message.Raw, started: call.started, authorizing: call.asks(),
 		retry503: call.Message.Method != "tools/call", dial: dialBudget,
 	})
 	if err != nil {
@@ -172,51 +186,80 @@ func (s *SSESession) post(ctx context.Context, conn *sseConn, call *Call) error 
 		if err != nil {
 			return s.c.statusError(resp, "the answer broke off")
 		}
-		return s.c.refusal(resp, body, &Call{Message: unasked}) // a *StatusError, whatever the body says
+		err = s.c.refusal(resp, body, &Call{Message: unasked}) // a *StatusError, whatever the body says
+		if resp.StatusCode == http.StatusNotFound || sessionLost(resp.StatusCode, body, call.Message.ID) {
+			err = goneError{err}
+		}
+		return err
 	}
-	discard(resp)
+	head, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10)) // broken off or not: it was accepted
+	_ = resp.Body.Close()
+	if mediaType(resp) == "text/html" && bytes.HasPrefix(bytes.TrimLeft(head, space), []byte("<")) { // a captive portal, say
+		return s.c.statusError(resp, `the content type is "text/html"`)
+	}
 	return nil
 }
 
 // connect returns the present stream, or opens one. With replay the session is
-// opened anew on a new stream.
-func (s *SSESession) connect(ctx context.Context, authorizing func(bool), replay bool) (*sseConn, error) {
+// opened anew on a new stream. asks is as in exchange: nil asks nobody.
+func (s *SSESession) connect(ctx context.Context, asks func(bool), replay bool) (*sseConn, error) {
 	if conn := s.present(); conn != nil {
 		return conn, nil
 	}
-	if authorizing == nil {
-		authorizing = func(bool) {}
+	defer s.waiters.join(asks)()
+	if asks != nil {
+		asks = s.waiters.tell
 	}
-	err := s.flights.do(ctx, "connect", func(life context.Context) error {
-		if s.present() != nil {
-			return nil
+	for {
+		if conn := s.present(); conn != nil {
+			return conn, nil
 		}
-		conn, err := s.open(life, authorizing)
-		if err != nil {
-			return err
+		err := s.flights.do(ctx, "connect", func(life context.Context) error { return s.begin(life, asks, replay) })
+		status, answered := errors.AsType[*StatusError](err)
+		switch {
+		case answered && status.Status == http.StatusUnauthorized && asks != nil:
+			continue // that was somebody who asks nobody
+		case err != nil:
+			return nil, err
 		}
-		if replay {
-			if err := s.replay(life, conn); err != nil {
-				conn.close()
-				return err
-			}
+		if conn := s.present(); conn != nil {
+			return conn, nil
 		}
-		s.mu.Lock()
-		s.conn = conn
-		again := replay && s.initialize != nil && s.renewed != nil
-		s.mu.Unlock()
-		if again {
-			s.renewed()
-		}
+		return nil, &UnreachableError{Host: s.c.Host(), Err: errors.New("the stream ended at once")}
+	}
+}
+
+// begin makes a new stream the present one.
+func (s *SSESession) begin(life context.Context, asks func(bool), replay bool) error {
+	if s.present() != nil {
 		return nil
-	})
+	}
+	conn, err := s.open(life, asks)
+	if err == nil && replay {
+		if err = s.replay(life, conn, asks); err != nil {
+			conn.close()
+		}
+	}
+	if status, answered := errors.AsType[*StatusError](err); answered && replay && s.begun() {
+		switch status.Status {
+		case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed: // not a server that is ill, or away
+			return &RenewalError{err}
+		}
+	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if conn := s.present(); conn != nil {
-		return conn, nil
-	}
-	return nil, &UnreachableError{Host: s.c.Host(), Err: errors.New("the stream ended at once")}
+	s.mu.Lock()
+	s.conn = conn
+	s.mu.Unlock()
+	return nil
+}
+
+// begun reports whether there is a session to be opened anew.
+func (s *SSESession) begun() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.initialize != nil
 }
 
 // present returns the stream that is open.
@@ -244,27 +287,32 @@ func (s *SSESession) drop(conn *sseConn) {
 }
 
 // open opens a stream and waits for the endpoint's name.
-func (s *SSESession) open(life context.Context, authorizing func(bool)) (*sseConn, error) {
-	ctx, cancel := context.WithCancel(life)
+func (s *SSESession) open(life context.Context, asks func(bool)) (*sseConn, error) {
+	ctx, asking, settled, cancel := patience(life, endpointTime, asks)
 	h := http.Header{}
 	h.Set("Accept", "text/event-stream")
-	resp, err := s.c.send(ctx, exchange{method: http.MethodGet, header: h, authorizing: authorizing, retry503: true, dial: dialBudget})
+	resp, err := s.c.send(ctx, exchange{method: http.MethodGet, header: h, authorizing: asking, retry503: true, dial: dialBudget})
 	if err != nil {
 		cancel()
+		if errors.Is(err, ErrSlow) {
+			err = &UnreachableError{Host: s.c.Host(), Err: err}
+		}
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK || mediaType(resp) != "text/event-stream" {
 		discard(resp)
 		cancel()
+		if resp.StatusCode/100 == 3 {
+			return nil, s.c.refusal(resp, nil, &Call{Message: unasked}) // it says where to
+		}
 		return nil, s.c.statusError(resp, "no event stream")
 	}
-	late := time.AfterFunc(endpointTime, cancel)
 	r := NewEventReader(resp.Body, s.c.max, s.c.spool)
 	ev, err := r.Next()
 	for err == nil && ev.Data == nil && ev.Bad == nil { // it says when to come back, no more
 		ev, err = r.Next()
 	}
-	if !late.Stop() {
+	if !settled() {
 		err = errors.New("it names no endpoint")
 	}
 	if err == nil && ev.Name != "endpoint" {
@@ -286,12 +334,12 @@ func (s *SSESession) open(life context.Context, authorizing func(bool)) (*sseCon
 		}
 		return nil, s.c.statusError(resp, plain(err.Error(), 200))
 	}
-	conn := &sseConn{endpoint: endpoint, close: cancel, gone: make(chan struct{}), waiting: map[string]*sseWait{}}
+	conn := &sseConn{endpoint: endpoint, life: ctx, close: cancel, gone: make(chan struct{}), waiting: map[string]*sseWait{}}
 	running := s.background(func(context.Context) {
-		defer cancel()
 		conn.err = s.read(r, conn)
 		_ = resp.Body.Close()
 		close(conn.gone)
+		cancel()
 		s.mend()
 	})
 	if !running {
@@ -316,7 +364,7 @@ func (s *SSESession) background(f func(context.Context)) bool {
 }
 
 // replay opens the server's session anew, as the host once did.
-func (s *SSESession) replay(ctx context.Context, conn *sseConn) error {
+func (s *SSESession) replay(ctx context.Context, conn *sseConn, asks func(bool)) error {
 	s.mu.Lock()
 	initialize, initialized := s.initialize, s.initialized
 	s.mu.Unlock()
@@ -324,18 +372,27 @@ func (s *SSESession) replay(ctx context.Context, conn *sseConn) error {
 		return nil
 	}
 	s.c.log.Info("the stream has ended, opening a new session", "host", s.c.Host())
+	ctx, asking, _, cancel := patience(ctx, renewTime, asks)
+	defer cancel()
 	var failure error
-	err := s.exchange(ctx, conn, Call{Message: initialize, Deliver: func(m *jsonrpc.Message) error {
+	err := s.exchange(ctx, conn, Call{Message: initialize, Quiet: asks == nil, Authorizing: asking, Deliver: func(m *jsonrpc.Message) error {
 		if m.IsResponse() && m.Error != nil {
 			text, _ := jsonrpc.LookupString(m.Error, "message")
-			failure = fmt.Errorf("%s refused to open a new session: %s", s.c.Host(), plain(text, 200))
+			failure = &RenewalError{fmt.Errorf("%s refused to open a new session: %s", s.c.Host(), plain(text, 200))}
 		}
 		return nil
 	}}, false)
-	if err = errors.Join(err, failure); err != nil || initialized == nil {
+	if err == nil && failure == nil && initialized != nil {
+		err = s.exchange(ctx, conn, Call{Message: initialized, Quiet: asks == nil, Authorizing: asking}, false)
+	}
+	if errors.Is(err, ErrSlow) {
+		err = &UnreachableError{Host: s.c.Host(), Err: err}
+	}
+	if err = errors.Join(err, failure); err != nil {
 		return err
 	}
-	return s.exchange(ctx, conn, Call{Message: initialized}, false)
+	s.wishes.askAgain(ctx, s.c, func(ctx context.Context, call Call) error { return s.exchange(ctx, conn, call, false) }, s.deliver)
+	return nil
 }
 
 // mend opens the stream again once it has ended, for what the server sends
@@ -358,6 +415,7 @@ func (s *SSESession) mend() {
 			if sleep(life, backoff(failures, 500*time.Millisecond, 30*time.Second)) != nil {
 				return
 			}
+			// Nobody at the keyboard caused this: nobody is asked to sign in.
 			if _, err := s.connect(life, nil, true); err == nil {
 				return
 			}

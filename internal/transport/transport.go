@@ -11,7 +11,9 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
@@ -67,6 +69,17 @@ func (c *Call) deliver(m *jsonrpc.Message) error {
 	return c.Deliver(m)
 }
 
+// asks is what to tell of the waits for the Authorizer; nil: it is not asked.
+func (c *Call) asks() func(waiting bool) {
+	switch {
+	case c.Quiet:
+		return nil
+	case c.Authorizing == nil:
+		return func(bool) {}
+	}
+	return c.Authorizing
+}
+
 func (c *Call) started() {
 	if c.Started != nil {
 		c.Started()
@@ -85,4 +98,27 @@ func modernVersion(m *jsonrpc.Message) (string, bool) {
 		return "", false
 	}
 	return jsonrpc.LookupString(m.Params, "_meta", "io.modelcontextprotocol/protocolVersion")
+}
+
+// ErrSlow says that a server was given the time that it may take. It is found in
+// an *UnreachableError.
+var ErrSlow = errors.New("it does not answer")
+
+// patience gives what is done for many calls at once an end of its own: ctx
+// ends after limit, to which the waits for the Authorizer do not count, with
+// ErrSlow as its cause. settled says that it need not end so any more.
+func patience(ctx context.Context, limit time.Duration, asks func(bool)) (_ context.Context, asking func(bool), settled func() bool, cancel context.CancelFunc) {
+	ctx, end := context.WithCancelCause(ctx)
+	t := time.AfterFunc(limit, func() { end(ErrSlow) })
+	if asks != nil {
+		asking = func(waiting bool) {
+			if waiting {
+				t.Stop()
+			} else {
+				t.Reset(limit)
+			}
+			asks(waiting)
+		}
+	}
+	return ctx, asking, t.Stop, func() { t.Stop(); end(nil) }
 }
