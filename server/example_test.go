@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/signal"
+	"syscall"
+	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
@@ -19,7 +22,7 @@ import (
 // with the role support in their public metadata, or the administrators of an
 // organization, can see and call.
 func Example() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	srv, err := server.New(ctx, server.Options{
@@ -51,6 +54,32 @@ func Example() {
 		server.RequireRole("support", "org:admin"),
 	)
 	if err := srv.Run(ctx, "0.0.0.0:8788"); err != nil {
+		log.Print(err)
+	}
+}
+
+// A program with an HTTP server of its own ends both. Streams would otherwise
+// keep it waiting.
+func ExampleServer_Shutdown() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	srv, err := server.New(ctx, exampleOptions())
+	if err != nil {
+		log.Print(err)
+		return
+	}
+	site := &http.Server{Addr: "127.0.0.1:8080", Handler: srv.Handler(), ReadHeaderTimeout: 10 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- site.ListenAndServe() }()
+
+	select {
+	case <-ctx.Done():
+	case err := <-ended:
+		log.Print(err)
+	}
+	bye, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := errors.Join(srv.Shutdown(bye), site.Shutdown(bye), srv.Close()); err != nil {
 		log.Print(err)
 	}
 }

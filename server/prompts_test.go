@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mark3labs/mcp-go/mcp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/devclerk"
 	"github.com/mcp-clerk/mcp-clerk/server"
@@ -346,10 +347,87 @@ func TestTypedToolsAreMadeOfStructs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer srv.Close()
-	defer func() {
-		if recover() == nil {
-			t.Error("a tool whose result is no object")
+	type tree struct {
+		Below []*tree `json:"below"`
+	}
+	for what, add := range map[string]func(){
+		"whose result is no object": func() {
+			server.AddTypedTool(srv, mcp.NewTool("text"), func(context.Context, order) (string, error) { return "", nil })
+		},
+		"whose result contains itself": func() {
+			server.AddTypedTool(srv, mcp.NewTool("text"), func(context.Context, order) (tree, error) { return tree{}, nil })
+		},
+		"whose arguments contain themselves": func() {
+			server.AddTypedTool(srv, mcp.NewTool("text"), func(context.Context, tree) (receipt, error) { return receipt{}, nil })
+		},
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("a tool " + what)
+				}
+			}()
+			add()
+		}()
+	}
+}
+
+// What a handler leaves out of its result is as the output schema says all the
+// same: clients hold one against the other (server/tools, Output Schema).
+func TestTheZeroValueOfAResultFitsItsSchema(t *testing.T) {
+	type inner struct {
+		Names map[string][]string `json:"names"`
+	}
+	type result struct {
+		List   []string         `json:"list"`
+		Counts map[string]int   `json:"counts"`
+		Free   map[string]any   `json:"free"`
+		Inner  inner            `json:"inner"`
+		Many   []inner          `json:"many"`
+		ByName map[string]inner `json:"byName"`
+		Type   *int             `json:"type"`
+	}
+	r := start(t, nil, func(s *server.Server) {
+		server.AddTypedTool(s, mcp.NewTool("empty"), func(context.Context, struct{}) (result, error) { return result{}, nil })
+		server.AddTypedTool(s, mcp.NewTool("full"), func(context.Context, struct{}) (result, error) {
+			return result{Many: []inner{{}}, ByName: map[string]inner{"a": {}}}, nil
+		})
+	})
+	c := r.stateless(r.signIn(plainMail).Access)
+	m, _ := c.call("tools/list", "", `{}`)
+	var list struct {
+		Tools []struct {
+			Name         string
+			OutputSchema any
 		}
-	}()
-	server.AddTypedTool(srv, mcp.NewTool("text"), func(context.Context, order) (string, error) { return "", nil })
+	}
+	if err := json.Unmarshal(m.Result, &list); err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, tool := range list.Tools {
+		if tool.Name != "empty" && tool.Name != "full" {
+			continue
+		}
+		checked++
+		compiler := jsonschema.NewCompiler()
+		if err := compiler.AddResource("urn:output", tool.OutputSchema); err != nil {
+			t.Fatal(err)
+		}
+		schema, err := compiler.Compile("urn:output")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, _ := c.call("tools/call", tool.Name, `{"name":"`+tool.Name+`","arguments":{}}`)
+		var got struct{ StructuredContent any }
+		if err := json.Unmarshal(m.Result, &got); err != nil {
+			t.Fatal(err)
+		}
+		if err := schema.Validate(got.StructuredContent); err != nil {
+			t.Errorf("%s: %v", tool.Name, err)
+		}
+	}
+	if checked != 2 {
+		t.Errorf("%d tools with a result: %s", checked, m.Result)
+	}
 }

@@ -121,14 +121,19 @@ func (s *Server) AddTool(tool mcp.Tool, h ToolHandler, opts ...ToolOption) {
 // omitempty, and described by its jsonschema tag. What tool says of them is
 // replaced. h returns its result, or an error as a ToolHandler does; for what
 // the model can act on it returns a ToolError. AddTypedTool panics as AddTool
-// does, and for types that are no structs.
+// does, and for types that are no structs, or of which no schema can be made
+// since they contain themselves.
 func AddTypedTool[In, Out any](s *Server, tool mcp.Tool, h func(ctx context.Context, in In) (Out, error), opts ...ToolOption) {
 	if reflect.TypeFor[In]().Kind() != reflect.Struct || reflect.TypeFor[Out]().Kind() != reflect.Struct {
 		panic(fmt.Sprintf("server: tool %q: arguments and results are objects, so its types must be structs", tool.Name))
 	}
-	tool.RawInputSchema, tool.RawOutputSchema = nil, nil
+	tool.RawInputSchema, tool.RawOutputSchema, tool.OutputSchema = nil, nil, mcp.ToolOutputSchema{}
 	mcp.WithInputSchema[In]()(&tool)
 	mcp.WithOutputSchema[Out]()(&tool)
+	if tool.RawInputSchema == nil || tool.OutputSchema.Type == "" {
+		panic(fmt.Sprintf("server: tool %q: no schema can be made of its types; use AddTool with one that was written by hand", tool.Name))
+	}
+	letMapsBeNull(tool.OutputSchema.Properties)
 	s.AddTool(tool, func(ctx context.Context, req mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		var in In
 		if err := req.BindArguments(&in); err != nil {
@@ -148,6 +153,26 @@ func AddTypedTool[In, Out any](s *Server, tool mcp.Tool, h func(ctx context.Cont
 		}
 		return mcp.NewToolResultStructured(out, string(text)), nil
 	}, append([]ToolOption{readsRaw}, opts...)...)
+}
+
+// letMapsBeNull changes a part of a generated output schema so that maps may be
+// null, as they are in the JSON of a map that was never made. Clients refuse a
+// result that is not as its schema says; of slices and pointers it says so already.
+func letMapsBeNull(part any) {
+	switch part := part.(type) {
+	case []any:
+		for _, item := range part {
+			letMapsBeNull(item)
+		}
+	case map[string]any:
+		// A struct has false there.
+		if values := part["additionalProperties"]; part["type"] == "object" && values != nil && values != false {
+			part["type"] = []any{"null", "object"}
+		}
+		for _, item := range part {
+			letMapsBeNull(item)
+		}
+	}
 }
 
 // ToolError is a failure that the model is told, and may act on.

@@ -104,6 +104,13 @@ func (s *Server) cancelCall(key callKey) bool {
 	return true
 }
 
+// endSession ends all that a session which was closed has here.
+func (s *Server) endSession(session string) {
+	s.cancelSession(session)
+	s.listeners.endSession(session)
+	s.replays.endSession(session)
+}
+
 // cancelSession cancels every call of a session that was closed.
 func (s *Server) cancelSession(session string) {
 	s.mu.Lock()
@@ -474,11 +481,13 @@ func (s *Server) deliver(o owner, m *jsonrpc.Message) bool {
 // mailTopic is the Mailbox topic of messages for calls on another instance.
 const mailTopic = "mcphttp"
 
-// letter is one of them: a client's answer, or a cancellation.
+// letter is one of them: a client's answer, a cancellation, or the end of the
+// session.
 type letter struct {
 	Owner  owner           `json:"o"`
 	Cancel json.RawMessage `json:"c,omitempty"` // id of the request to cancel
 	Answer json.RawMessage `json:"a,omitempty"` // response of the client
+	End    bool            `json:"e,omitempty"` // the session was closed
 }
 
 // fromClient deals with the messages of a client that belong to something in
@@ -537,6 +546,9 @@ func (s *Server) mail(raw []byte) {
 	}
 	if l.Cancel != nil {
 		s.cancelCall(callKey{l.Owner, jsonrpc.IDKey(l.Cancel)})
+	}
+	if l.End {
+		s.endSession(l.Owner.Session)
 	}
 	if l.Answer != nil {
 		if m, err := jsonrpc.Parse(l.Answer, jsonrpc.Limits{}); err == nil && m.IsResponse() {

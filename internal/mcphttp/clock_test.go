@@ -51,7 +51,10 @@ func startBubble(t *testing.T, handler mcphttp.Handler, change func(*mcphttp.Opt
 		t.Fatal(err)
 	}
 	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-	hs := &http.Server{Handler: m, ConnContext: m.ConnContext}
+	both := new(http.Protocols)
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
+	hs := &http.Server{Handler: m, ConnContext: m.ConnContext, Protocols: both}
 	go func() { _ = hs.Serve(l) }()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		client, server := net.Pipe()
@@ -314,6 +317,32 @@ func TestAHandlerThatIgnoresItsEndIsLeftBehind(t *testing.T) {
 					t.Errorf("a legacy call: %v %s", time.Since(began), text)
 				}
 				time.Sleep(2 * time.Hour) // until those that were left behind have ended
+			})
+		})
+	}
+}
+
+// Over HTTP/2 a deadline for writing ends a stream although nobody writes. A
+// call may take longer than that, also where no comments can go out meanwhile.
+func TestALongCallOverHTTP2IsAnswered(t *testing.T) {
+	for name, accept := range map[string]string{"as JSON": "application/json", "on a stream": "application/json, text/event-stream"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := startBubble(t, with("long", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
+					select {
+					case <-time.After(4 * time.Minute):
+					case <-ctx.Done():
+					}
+					return jsonrpc.NewResult(call.Message.ID, map[string]bool{"done": true}), nil
+				}), nil)
+				over2 := new(http.Protocols)
+				over2.SetUnencryptedHTTP2(true)
+				s.http.Transport.(*http.Transport).Protocols = over2
+				body, h := modern("1", "tools/call", `"name":"long"`)
+				res := s.post(body, h, header{"Accept": accept})
+				if got := s.text(res); res.ProtoMajor != 2 || !strings.Contains(got, `"done":true`) {
+					t.Errorf("%s %s: %q", res.Proto, res.Status, got)
+				}
 			})
 		})
 	}

@@ -147,7 +147,14 @@ func TestThreeInstancesServeOneSession(t *testing.T) {
 	t.Run("DELETE holds everywhere within a second", func(t *testing.T) {
 		ping := `{"jsonrpc":"2.0","id":1,"method":"ping"}`
 		b.post(ping, h)
+		stream := b.method(http.MethodGet, h)
+		done := make(chan *http.Response, 1)
+		go func() { done <- b.post(wait, h) }()
+		<-w.started
 		a.method(http.MethodDelete, h)
+		<-w.cancelled
+		b.events(<-done).end()
+		b.events(stream).end()
 		if res := a.post(ping, h); res.StatusCode != 404 {
 			t.Errorf("at the same instance: %s", res.Status)
 		}

@@ -414,9 +414,9 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request, p *identity.Prin
 		refuse(w, http.StatusServiceUnavailable, nil, jsonrpc.CodeInternal, "temporarily unavailable")
 		return
 	}
-	s.cancelSession(session.ID)
-	s.listeners.endSession(session.ID)
-	s.replays.endSession(session.ID)
+	s.endSession(session.ID)
+	// Best effort: the streams of other instances end at the next look as well.
+	_ = s.forward(r.Context(), letter{Owner: ownerOf(session, p), End: true})
 	w.WriteHeader(http.StatusNoContent)
 }
 

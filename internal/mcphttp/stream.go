@@ -62,11 +62,14 @@ func newStream(s *Server, w http.ResponseWriter, json, events bool) *stream {
 // keepAwake starts the comments that keep a quiet stream from being taken for
 // dead by what is between here and the client.
 func (st *stream) keepAwake() {
-	if !st.takesEvents {
-		return
-	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if !st.takesEvents {
+		// Over HTTP/2 a deadline ends the stream although nobody writes yet. The
+		// answer gets one of its own.
+		_ = st.rc.SetWriteDeadline(time.Time{})
+		return
+	}
 	st.ticker = time.AfterFunc(st.keepAlive, st.tick)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"github.com/mark3labs/mcp-go/mcp"
 
@@ -29,7 +30,7 @@ func addTools(s *server.Server) {
 }
 
 func run() error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	secret := func(name string) server.Secret { return server.Secret(os.Getenv(name)) }
 	srv, err := server.New(ctx, server.Options{
