@@ -141,6 +141,7 @@ type tokenEntry struct {
 	said  statement
 	err   error
 	asked time.Time // when the question was sent: the answer is no younger
+	good  bool      // Clerk has stood by the token whenever it could be asked
 }
 
 func (e tokenEntry) current(now time.Time) bool {
@@ -164,17 +165,19 @@ func (c *Clerk) remember(ctx context.Context, token string, ask func(context.Con
 	m.mu.Lock()
 	e, ok := m.entries[key]
 	m.mu.Unlock()
-	if !ok || !e.current(now) {
+	if good := e.good; !ok || !e.current(now) {
 		var asked time.Time
 		e.said, e.err = m.lookups.do(ctx, c, string(key[:]), func(ctx context.Context) (statement, error) {
 			asked = c.now()
-			if !c.mayAsk(asked) {
+			if !good && !c.mayAsk(asked) {
 				return statement{}, unavailable("check a token", errors.New("too many tokens that are not known"))
 			}
 			ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 			defer cancel()
 			return ask(ctx)
-		}, func(said statement, err error) { m.put(key, tokenEntry{said, err, asked}) })
+		}, func(said statement, err error) {
+			m.put(key, tokenEntry{said, err, asked, err == nil || good && !errors.Is(err, identity.ErrInvalidToken)})
+		})
 	}
 	if e.err != nil {
 		return statement{}, e.err
@@ -187,9 +190,9 @@ func (c *Clerk) remember(ctx context.Context, token string, ask func(context.Con
 	return said, nil
 }
 
-// mayAsk counts a question about a token that is not known. Anyone can make up
-// tokens; with them they may use up a quarter of Clerk's rate, and never what
-// lookups of users need.
+// mayAsk counts a question about a token that nobody has seen to be good. Anyone
+// can make up tokens; with them they may use up a quarter of Clerk's rate, and
+// never what lookups of users and the tokens in use need.
 func (c *Clerk) mayAsk(now time.Time) bool {
 	const window = 10 * time.Second
 	m := &c.tokens
@@ -206,10 +209,19 @@ func (m *tokenMemory) put(key [sha256.Size]byte, e tokenEntry) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.entries[key]; !ok && len(m.entries) >= maxTokens {
-		for k := range m.entries { // any of them: it costs one question to know it again
-			delete(m.entries, k)
-			break
+		// Any of a few goes, and one that is good only if all of them are: it
+		// costs one question to know it again.
+		var out [sha256.Size]byte
+		seen := 0
+		for k, v := range m.entries {
+			if seen++; seen == 1 || !v.good {
+				out = k
+			}
+			if !v.good || seen == 8 {
+				break
+			}
 		}
+		delete(m.entries, out)
 	}
 	m.entries[key] = e
 }

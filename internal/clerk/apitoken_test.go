@@ -160,6 +160,17 @@ func TestMadeUpTokensDoNotFloodClerk(t *testing.T) {
 	r.clock.Add(10 * time.Second)
 	_, err = check.Verify(t.Context(), "oat_anotherone")
 	wantTokenErr(t, err, identity.ErrInvalidToken)
+	// Nor do they lock out a token in use that has to be asked about again.
+	r.clock.Add(time.Minute)
+	for i := range 200 {
+		_, _ = check.Verify(t.Context(), fmt.Sprintf("oat_madeup2%07d", i))
+	}
+	before := r.dev.Requests(verifyOpaque)
+	_, err = check.Verify(t.Context(), token)
+	must(t, err)
+	if n := r.dev.Requests(verifyOpaque) - before; n != 1 {
+		t.Errorf("Clerk was asked %d times about the token in use", n)
+	}
 }
 
 // What has not the form of a token costs no question.
@@ -177,12 +188,20 @@ func TestMalformedTokensAreNotAskedAbout(t *testing.T) {
 
 func TestRememberedTokensAreBounded(t *testing.T) {
 	r := newRig(t, nil)
-	_, check := r.opaque()
-	for i := range 10_050 {
+	token, check := r.opaque()
+	_, err := check.Verify(t.Context(), token)
+	must(t, err)
+	for i := range 12_000 {
 		_, _ = check.Verify(t.Context(), fmt.Sprintf("oat_madeup%08d", i))
 	}
 	if n := r.clerk.Tokens(); n != 10_000 {
 		t.Errorf("%d tokens are remembered", n)
+	}
+	before := r.dev.Requests(verifyOpaque)
+	_, err = check.Verify(t.Context(), token)
+	must(t, err)
+	if r.dev.Requests(verifyOpaque) != before {
+		t.Error("the one in use is not")
 	}
 }
 
