@@ -20,8 +20,9 @@ import (
 // session id where the server gives one, with a stream for what the server
 // sends unasked. When the server has forgotten the session, the recorded
 // initialize and initialized are sent again, once for all calls that wait, then
-// what the session had been asked to do from then on, and then what was refused. Modern messages pass through without touching it.
-// It is safe for concurrent use.
+// what the session had been asked to do from then on, and then what was refused.
+// Modern messages pass through without touching it. It is safe for concurrent
+// use.
 type Session struct {
 	c       *Client
 	deliver func(*jsonrpc.Message) error

@@ -91,33 +91,7 @@ func TestFaultyConnections(t *testing.T) {
 // A write is on the disk before it is acknowledged.
 func TestKilledServerLosesNothingAcknowledged(t *testing.T) {
 	server := storetest.StartPostgres(t)
-	s := open(t, "postgres://postgres@"+server.Addr+"/postgres")
-	acknowledged := make([]int, 4)
-	for round := range 3 {
-		var wg sync.WaitGroup
-		for w := range acknowledged {
-			wg.Go(func() {
-				for {
-					err := s.Create(t.Context(), store.Record{Key: fmt.Sprintf("w/%d/%06d", w, acknowledged[w])})
-					if err != nil && !errors.Is(err, store.ErrExists) { // one that was unknown before
-						return
-					}
-					acknowledged[w]++
-				}
-			})
-		}
-		time.Sleep(200 * time.Millisecond)
-		server.Kill()
-		wg.Wait()
-		server.Restart()
-		for w, n := range acknowledged {
-			l, err := s.List(t.Context(), fmt.Sprintf("w/%d/", w), "", 1_000_000)
-			if err != nil || len(l) < n || n == 0 {
-				t.Fatalf("round %d: %d of %d acknowledged records of writer %d are left (%v)", round, len(l), n, w, err)
-			}
-		}
-	}
-	t.Logf("acknowledged: %v", acknowledged)
+	storetest.Killed(t, server, open(t, "postgres://postgres@"+server.Addr+"/postgres"))
 }
 
 // cases/server 61: clocks 5 minutes apart between instances.

@@ -365,37 +365,7 @@ func writeCertificate(t *testing.T, certFile, keyFile string) {
 // With appendfsync always a write is on the disk before it is acknowledged.
 func TestKilledServerLosesNothingAcknowledged(t *testing.T) {
 	server := storetest.StartRedis(t, "--appendonly", "yes", "--appendfsync", "always")
-	s := open(t, "redis://"+server.Addr)
-	acknowledged := make([]int, 4)
-	var wg sync.WaitGroup
-	for round := range 3 {
-		for w := range acknowledged {
-			wg.Go(func() {
-				for {
-					err := s.Create(t.Context(), store.Record{Key: fmt.Sprintf("w/%d/%d", w, acknowledged[w]), Expires: time.Now().Add(time.Hour)})
-					if err != nil && !errors.Is(err, store.ErrExists) { // one that was unknown before
-						return
-					}
-					acknowledged[w]++
-				}
-			})
-		}
-		time.Sleep(100 * time.Millisecond)
-		server.Kill()
-		wg.Wait()
-		server.Restart()
-		for w, n := range acknowledged {
-			eventually(t, "the store works again", func() bool {
-				_, err := s.Get(t.Context(), "none")
-				return errors.Is(err, store.ErrNotFound)
-			})
-			l, err := s.List(t.Context(), fmt.Sprintf("w/%d/", w), "", 1_000_000)
-			if err != nil || len(l) < n || n == 0 {
-				t.Fatalf("round %d: %d of %d acknowledged records of writer %d are left (%v)", round, len(l), n, w, err)
-			}
-		}
-	}
-	t.Logf("acknowledged: %v", acknowledged)
+	storetest.Killed(t, server, open(t, "redis://"+server.Addr))
 }
 
 func TestSettingsThatLoseRecordsAreSaid(t *testing.T) {

@@ -195,3 +195,40 @@ func faultSubscription(t *testing.T, p *Proxy, direct store.Store, open func(t *
 		}
 	}
 }
+
+// Killed kills the server under four writers, three times, and looks for what it
+// has acknowledged.
+func Killed(t *testing.T, server *Server, s store.Store) {
+	t.Helper()
+	acknowledged := make([]int, 4)
+	for round := range 3 {
+		var writers, idle sync.WaitGroup
+		for w := range acknowledged {
+			idle.Add(1)
+			atWork := sync.OnceFunc(idle.Done)
+			writers.Go(func() {
+				defer atWork()
+				for i := 0; ; i++ {
+					err := s.Create(t.Context(), store.Record{Key: fmt.Sprintf("w/%d/%06d", w, acknowledged[w]), Expires: time.Now().Add(time.Hour)})
+					if err != nil && !errors.Is(err, store.ErrExists) { // one that was unknown before
+						return
+					}
+					if acknowledged[w]++; i == 20 {
+						atWork()
+					}
+				}
+			})
+		}
+		idle.Wait()
+		server.Kill()
+		writers.Wait()
+		server.Restart()
+		mustWork(t, s)
+		for w, n := range acknowledged {
+			l, err := s.List(t.Context(), fmt.Sprintf("w/%d/", w), "", 1_000_000)
+			if err != nil || len(l) < n || n == 0 {
+				t.Fatalf("round %d: %d of %d acknowledged records of writer %d are left (%v)", round, len(l), n, w, err)
+			}
+		}
+	}
+}
