@@ -1081,3 +1081,38 @@ func TestIDsAreUsedAgainBehindACancellation(t *testing.T) {
 		})
 	}
 }
+
+// A host that begins anew at a server of another era than before is told of what
+// was under way in the translation, which ends.
+func TestWhatIsUnderWayInATranslationThatIsLeft(t *testing.T) {
+	held := make(chan struct{})
+	legacy, young := &remote{}, &modernServer{}
+	var downgraded atomic.Bool
+	h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		switch {
+		case strings.Contains(string(body), `"x/held"`):
+			close(held)
+			<-r.Context().Done()
+		case downgraded.Load():
+			legacyOnly(legacy).ServeHTTP(w, r)
+		default:
+			young.ServeHTTP(w, r)
+		}
+	}))})
+	h.call(initialize)
+	h.send(initialized)
+	h.send(request(1, "x/held", ""))
+	<-held
+	downgraded.Store(true)
+	h.send(strings.Replace(initialize, `"i"`, `"again"`, 1))
+	failed := false
+	for range 2 {
+		line := h.next()
+		failed = failed || strings.Contains(line, `"id":1,"error"`)
+	}
+	if !failed {
+		t.Error("the host was not told of the call that was under way")
+	}
+}
