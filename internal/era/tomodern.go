@@ -479,7 +479,7 @@ func (t *ToModern) Ended(now time.Time, call int, err error) []Step {
 
 // Next implements Machine.
 func (t *ToModern) Next() time.Time {
-	next := t.listen.again
+	next := t.listenNext()
 	for _, a := range t.requests {
 		next = earliest(next, a.again)
 	}
@@ -488,10 +488,7 @@ func (t *ToModern) Next() time.Time {
 
 // Tick implements Machine.
 func (t *ToModern) Tick(now time.Time) []Step {
-	if due(t.listen.again, now) {
-		t.listen.again = time.Time{}
-		t.listenAnew(now)
-	}
+	t.listenTick(now)
 	for _, a := range sorted(t.requests) {
 		if due(a.again, now) {
 			a.again = time.Time{}
