@@ -44,11 +44,12 @@ type Options struct {
 	// SignIns delivers the URL of each sign-in when it begins, to be shown by a
 	// host that can. Nil: none is.
 	SignIns <-chan string
-	// Kept returns the initialize result that Keep was last given for this
-	// server, or nil: a host that must be answered in the server's place is told
-	// what the server said then. Both may be nil.
-	Kept func() []byte
-	Keep func(result []byte)
+	// Recall returns what Remember was last given for this server, or nil. It is
+	// no secret, and at most 128 KiB: what the server said of itself, for a host
+	// that must be answered in its place, and the only way in which it speaks, if
+	// it was found to have only one. Both may be nil.
+	Recall   func() []byte
+	Remember func(data []byte)
 	// LoginCommand is what a person runs to sign in, named in errors.
 	LoginCommand string
 	// Name and Version are how the bridge calls itself where it answers in the
@@ -122,6 +123,7 @@ type bridge struct {
 	out    *transport.Writer
 	spool  *transport.Spool
 	remote remote
+	memory *memory
 	life   context.Context //nolint:containedctx // Run's own, with its end as the cause
 	end    context.CancelCauseFunc
 	wg     sync.WaitGroup
@@ -227,6 +229,7 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 		pending: map[string]*pending{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
 	}
 	b.life, b.end = context.WithCancelCause(context.Background())
+	b.memory = newMemory(b)
 	b.remote = newEras(b, client)
 	return b, client, nil
 }

@@ -30,7 +30,8 @@ const (
 // eras is the server as a host of either era sees it. What the host sends goes
 // out first as it is; only what the server refuses as of another era is
 // translated, and so is what follows. What has been found out holds for the
-// process, until it fails. Nothing is sent that the host did not ask for.
+// process, until it fails, and that a server speaks one way only holds for those
+// after it. Nothing is sent that the host did not ask for.
 type eras struct {
 	b      *bridge
 	client *transport.Client
@@ -62,10 +63,16 @@ func newEras(b *bridge, client *transport.Client) *eras {
 	e := &eras{b: b, client: client, modern: &modernLeg{client: client, b: b}, sole: make(chan struct{}, 1)}
 	e.forLegacy = client.NewSession(e.unasked)
 	e.forModern = e.modern
-	switch b.o.Strategy {
-	case SSEFirst, SSEOnly:
+	only := b.memory.only()
+	if only != "" {
+		b.log.Debug("the server spoke one way only, trying that first", "way", string(only))
+	}
+	switch {
+	case b.o.Strategy == SSEFirst, b.o.Strategy == SSEOnly, only == onlySSE && e.fallsBack():
 		e.forLegacy = client.NewSSESession(e.unasked)
-		e.forModern = e.translate(era.NewToLegacy(e.legacyOptions()), e.dialSSE)
+		e.forModern = e.sessions(e.dialSSE)
+	case only == onlySessions:
+		e.forModern = e.sessions(e.dialHTTP)
 	}
 	return e
 }
@@ -230,14 +237,29 @@ func raw(data json.RawMessage) any {
 	return data
 }
 
-// open sends the host's initialize. A server that refuses it as a modern one
-// does is asked by server/discover, and translated for if it answers; one that
-// takes neither may speak HTTP+SSE. One that does not, or no longer, speak
-// HTTP+SSE may speak the others; until it has, all stays as it was.
+// open sends the host's initialize, to a server that was found to take none by
+// server/discover, and to any other as it is.
 func (e *eras) open(ctx context.Context, call transport.Call, now remote) error {
-	if _, sse := now.(*transport.SSESession); !sse {
-		return e.openHTTP(ctx, call, now)
+	switch now.(type) {
+	case *transport.SSESession:
+		return e.openSSE(ctx, call, now)
+	case *transport.Session:
+		if e.b.memory.only() != onlyModern {
+			break
+		}
+		err := e.try(ctx, call, now, e.discovered())
+		if err == nil || !answered(err) {
+			return err
+		}
+		e.b.log.Debug("the server is not discovered any more, sending initialize", "answer", err.Error())
 	}
+	return e.openHTTP(ctx, call, now)
+}
+
+// openSSE sends the host's initialize to a server that is to speak HTTP+SSE. One
+// that does not, or no longer, may speak the others; until it has, all stays as it
+// was.
+func (e *eras) openSSE(ctx context.Context, call transport.Call, now remote) error {
 	err := now.Do(ctx, call)
 	if e.b.o.Strategy == SSEOnly || !answered(err) && !silent(err) {
 		return err
@@ -275,7 +297,9 @@ func (e *eras) move(from, to remote) {
 	}
 }
 
-// openHTTP is open for a server that has not shown to speak HTTP+SSE.
+// openHTTP sends the host's initialize over Streamable HTTP. A server that refuses
+// it as a modern one does is asked by server/discover, and translated for if it
+// answers; one that takes neither may speak HTTP+SSE.
 func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) error {
 	given := call
 	// What a server of either era takes; a modern one requires it.
@@ -289,6 +313,7 @@ func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) er
 	_, refused := errors.AsType[*refusal](err)
 	switch {
 	case err == nil:
+		e.b.memory.speaks(onlySessions)
 		e.replace(&e.forModern, e.modern)
 		return nil
 	case changed(err): // it was translated for until now
@@ -299,16 +324,21 @@ func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) er
 		return err
 	}
 	e.b.log.Debug("the server does not take initialize, asking it to be discovered", "answer", err.Error())
-	t := e.translate(era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error) remote { return e.modern })
-	again := e.try(ctx, call, now, t)
+	again := e.try(ctx, call, now, e.discovered())
 	switch {
-	case again == nil || !answered(again):
+	case again == nil:
+		e.b.memory.found(onlyModern)
+		return nil
+	case !answered(again):
 		return again
 	case !elsewhere(err) || !elsewhere(again) || !e.fallsBack():
 		return settle(call, err)
 	}
 	e.b.log.Debug("nor that, trying HTTP+SSE", "answer", again.Error())
 	again = e.try(ctx, call, now, e.client.NewSSESession(e.unasked))
+	if again == nil {
+		e.b.memory.found(onlySSE)
+	}
 	if _, none := errors.AsType[*transport.StatusError](again); none || silent(again) {
 		return settle(call, err)
 	}
@@ -419,8 +449,14 @@ func (e *eras) retire(r remote) {
 	}
 }
 
-func (e *eras) translate(m era.Machine, dial func(func(*jsonrpc.Message) error) remote) *translation {
-	return newTranslation(e.b, m, dial)
+// discovered makes the way of a legacy host to a modern server.
+func (e *eras) discovered() *translation {
+	return newTranslation(e.b, era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error) remote { return e.modern })
+}
+
+// sessions makes the way of a modern host to a server that has sessions.
+func (e *eras) sessions(dial func(func(*jsonrpc.Message) error) remote) *translation {
+	return newTranslation(e.b, era.NewToLegacy(e.legacyOptions()), dial)
 }
 
 // reopen looks for the era of a server that has ended the host's session and
@@ -537,12 +573,16 @@ func (e *eras) heard(m *jsonrpc.Message) {
 		return
 	}
 	_, typed := jsonrpc.Lookup(m.Result, "resultType")
+	if typed || m.Error != nil && era.IsModernCode(era.ErrorCode(m.Error)) {
+		e.mu.Lock()
+		e.confirmed = true
+		e.mu.Unlock()
+		e.b.memory.speaks(onlyModern)
+		return
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch {
-	case typed, m.Error != nil && era.IsModernCode(era.ErrorCode(m.Error)):
-		e.confirmed = true
-	case m.Result != nil && e.looked.IsZero():
+	if m.Result != nil && e.looked.IsZero() {
 		e.doubtful = true
 	}
 }
@@ -593,12 +633,12 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 		return nil, nil
 	}
 	e.b.log.Debug("the server does not take a modern request, opening a session", "answer", why.Error())
-	t := e.translate(era.NewToLegacy(e.legacyOptions()), e.dialHTTP)
+	way, t := onlySessions, e.sessions(e.dialHTTP)
 	err := e.discover(ctx, call, t)
 	if answered(err) && elsewhere(why) && elsewhere(err) && e.fallsBack() {
 		e.retire(t)
 		e.b.log.Debug("nor initialize, trying HTTP+SSE", "answer", err.Error())
-		t = e.translate(era.NewToLegacy(e.legacyOptions()), e.dialSSE)
+		way, t = onlySSE, e.sessions(e.dialSSE)
 		err = e.discover(ctx, call, t)
 	}
 	if err != nil {
@@ -620,6 +660,7 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 		e.retire(t)
 		return nil, errClosing
 	}
+	e.b.memory.found(way)
 	return t, nil
 }
 
