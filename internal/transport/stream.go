@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -434,7 +435,11 @@ func (c *Client) readBody(resp *http.Response) ([]byte, error) {
 	defer c.buffers.Put(buf)
 	for {
 		n, err := resp.Body.Read(*buf)
-		if _, failed := g.Write((*buf)[:n]); failed != nil {
+		part := (*buf)[:n]
+		if g.n == 0 { // a parser may ignore a byte order mark (RFC 8259 section 8.1)
+			part = bytes.TrimPrefix(part, []byte("\xef\xbb\xbf"))
+		}
+		if _, failed := g.Write(part); failed != nil {
 			g.drop()
 			if errors.Is(failed, errTooLarge) {
 				failed = tooLarge()
