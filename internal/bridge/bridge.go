@@ -76,6 +76,9 @@ type Options struct {
 	// Dump asks for the state of the bridge, which is written to DumpTo.
 	Dump   <-chan os.Signal
 	DumpTo io.Writer
+	// Note tells the person what they would otherwise look for in vain, in a line
+	// that quotes names as the server gave them. Nil: nobody is told.
+	Note func(text string)
 	// Log takes what happened, without secrets; nil drops it.
 	Log *slog.Logger
 }
