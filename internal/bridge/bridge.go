@@ -366,6 +366,11 @@ func (b *bridge) notification(m *jsonrpc.Message) {
 		b.cancel(m)
 		return
 	}
+	if err := b.o.Filter.refuses(m); err != nil { // a server may execute it all the same
+		b.spool.Release(m.Raw)
+		b.log.Warn("dropped a notification", "method", m.Method, "error", err.Error())
+		return
+	}
 	b.mu.Lock()
 	full := b.notes >= maxNotes
 	if !full {
