@@ -367,7 +367,11 @@ func (t *ToModern) input(now time.Time, a *ask, result json.RawMessage) {
 		t.refuseAsk(a, "the server has asked for what cannot be answered: %s", fault)
 		return
 	}
-	if len(questions) == 0 {
+	switch {
+	case len(questions) == 0 && a.state == nil: // asking again could change nothing
+		t.refuseAsk(a, "the server has asked for input without saying for what")
+		return
+	case len(questions) == 0:
 		a.again = now.Add(min(250*time.Millisecond<<(a.rounds-1), 5*time.Second))
 		return
 	}
