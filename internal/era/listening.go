@@ -32,7 +32,7 @@ type listenCall struct {
 	uris    []string
 	waiting []*watchedAsk
 	since   time.Time           // when it was acknowledged
-	until   time.Time           // when it is closed, once it is replaced
+	until   time.Time           // when it is closed, once it is replaced, or no longer waited for
 	told    map[string]struct{} // what it has told since it replaced another
 	held    []*jsonrpc.Message  // what it has told since it was replaced
 }
@@ -47,6 +47,9 @@ const (
 	maxTold    = 64      // notifications of one stream that are known, or held
 	maxToldLen = 4 << 10 // the longest of them, in bytes
 )
+
+// ackTime is how long a server may take to acknowledge a subscription.
+const ackTime = 30 * time.Second
 
 // watchedAsk is a resources/subscribe or unsubscribe of the host.
 type watchedAsk struct {
@@ -125,7 +128,7 @@ func (t *ToModern) cancelWatch(key string) {
 // listenAnew opens the stream that the host's wishes ask for, beside the one
 // that is open: that one is closed when the new one has been acknowledged, so
 // that nothing is missed.
-func (t *ToModern) listenAnew(time.Time) {
+func (t *ToModern) listenAnew(now time.Time) {
 	l := &t.listen
 	if !l.ready || l.next != nil || !l.again.IsZero() {
 		return
@@ -145,7 +148,7 @@ func (t *ToModern) listenAnew(time.Time) {
 		return
 	}
 	t.calls++
-	l.next = &listenCall{call: t.calls, id: t.ids.take(nil), want: want, uris: l.uris, waiting: l.waiting}
+	l.next = &listenCall{call: t.calls, id: t.ids.take(nil), want: want, uris: l.uris, waiting: l.waiting, until: now.Add(ackTime)}
 	l.waiting = nil
 	params := t.meta(json.RawMessage(`{"notifications":`+want+`}`), false)
 	of := ""
@@ -326,6 +329,9 @@ func (t *ToModern) listenRefused(now time.Time, m *jsonrpc.Message) {
 // listenNext says when listenTick wants to be called; the zero time means never.
 func (t *ToModern) listenNext() time.Time {
 	next := t.listen.again
+	if t.listen.next != nil {
+		next = earliest(next, t.listen.next.until)
+	}
 	for _, c := range t.listen.old {
 		next = earliest(next, c.until)
 	}
@@ -338,10 +344,40 @@ func (t *ToModern) listenTick(now time.Time) {
 			t.closeOld(c)
 		}
 	}
+	if c := t.listen.next; c != nil && due(c.until, now) {
+		t.unacknowledged(now, c)
+	}
 	if due(t.listen.again, now) {
 		t.listen.again = time.Time{}
 		t.listenAnew(now)
 	}
+}
+
+// unacknowledged gives up waiting for the acknowledgement of c, which others wait
+// for as well. A stream that is the only one stays open: it may tell of changes
+// all the same.
+func (t *ToModern) unacknowledged(now time.Time, c *listenCall) {
+	l := &t.listen
+	l.next = nil
+	if l.now == nil {
+		l.now, c.since, c.told = c, now, map[string]struct{}{}
+	} else {
+		t.stop(c.call)
+		t.ids.free(c.id)
+	}
+	for _, w := range c.waiting {
+		if w.uri == "" {
+			t.deliver(jsonrpc.IDKey(w.id), jsonrpc.NewResult(w.id, nil))
+			continue
+		}
+		t.unwatch(w)
+		t.refuse(w.id, jsonrpc.CodeInternal, "the server has not acknowledged the subscription", nil)
+	}
+	c.waiting = nil
+	if len(l.waiting) == 0 {
+		l.now.want = l.filter(l.uris) // to ask for that again would be in vain
+	}
+	t.listenAnew(now)
 }
 
 // listenLater has the stream opened again, the more slowly the more often.
