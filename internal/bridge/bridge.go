@@ -90,6 +90,7 @@ const (
 	orderWait        = 5 * time.Second         // for the notification before to be accepted
 	noteTimeout      = time.Minute             // for a notification or a response to be accepted
 	tellTimeout      = 5 * time.Second         // for a cancellation to be accepted
+	steadyTime       = 10 * time.Second        // of a subscription stream that is no failure: proxies cut quiet ones
 	drainTime        = 800 * time.Millisecond  // for answers still due when stdin has ended
 	cancelTime       = 300 * time.Millisecond  // for telling the server what is cancelled at the end
 	exitTime         = 1700 * time.Millisecond // for all of it

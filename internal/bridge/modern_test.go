@@ -6,7 +6,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
@@ -104,4 +107,27 @@ func TestNotificationsOfAModernHostHaveTheHeadersOfItsRequests(t *testing.T) {
 			t.Errorf("%s was sent with %v", raw, header)
 		}
 	}
+}
+
+// A proxy that cuts a quiet stream is no reason to listen ever more rarely.
+func TestASubscriptionThatIsCutWhenQuietIsOpenedAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var opens atomic.Int32
+		o, _ := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			opens.Add(1)
+			events(w)(`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged"}`)
+			select {
+			case <-time.After(30 * time.Second):
+				panic(http.ErrAbortHandler)
+			case <-r.Context().Done():
+			}
+		}))
+		h := start(t, o)
+		h.call(modern(1, "subscriptions/listen"))
+		time.Sleep(10 * time.Minute)
+		if n := opens.Load(); n < 19 {
+			t.Errorf("opened %d times in 10 minutes", n)
+		}
+		_ = h.end()
+	})
 }

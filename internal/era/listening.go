@@ -48,8 +48,13 @@ const (
 	maxToldLen = 4 << 10 // the longest of them, in bytes
 )
 
-// ackTime is how long a server may take to acknowledge a subscription.
-const ackTime = 30 * time.Second
+const (
+	// ackTime is how long a server may take to acknowledge a subscription.
+	ackTime = 30 * time.Second
+	// steadyTime is how long a stream must have been open not to count as a
+	// failure: many a proxy cuts one that is quiet after 30 or 60 seconds.
+	steadyTime = 10 * time.Second
+)
 
 // watchedAsk is a resources/subscribe or unsubscribe of the host.
 type watchedAsk struct {
@@ -404,7 +409,7 @@ func (t *ToModern) listenEnded(now time.Time, call int, err error) {
 		}
 	case l.now != nil && l.now.call == call:
 		t.ids.free(l.now.id)
-		if now.Sub(l.now.since) > time.Minute {
+		if now.Sub(l.now.since) > steadyTime {
 			l.failures = 0
 		}
 		l.now = nil
