@@ -134,6 +134,7 @@ type bridge struct {
 
 	mu        sync.Mutex
 	pending   map[string]*pending
+	held      map[string]chan struct{} // ids that may not be used again yet
 	asked     map[string]struct{}
 	handshake *handshake
 	version   string // negotiated with the host by initialize
@@ -226,7 +227,7 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 	}
 	b := &bridge{
 		o: o, log: o.Log, host: client.Host(), spool: spool, out: transport.NewWriter(o.Stdout, spool),
-		pending: map[string]*pending{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
+		pending: map[string]*pending{}, held: map[string]chan struct{}{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
 	}
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.memory = newMemory(b)
