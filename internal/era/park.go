@@ -268,6 +268,9 @@ func (t *ToLegacy) resume(now time.Time, r *request, token json.RawMessage) {
 	f.s.used = now
 	f.name, f.owner, f.due = "", r, time.Time{}
 	t.requests[r.key] = r
+	if !r.s.logs(r.level) && len(r.s.setting) == 0 { // what is under way does not wait for it
+		t.setLevel(r)
+	}
 
 	responses, _ := jsonrpc.Lookup(r.m.Params, "inputResponses")
 	declined := false
