@@ -123,14 +123,16 @@ func (e *eras) do(ctx context.Context, call transport.Call) error {
 	}
 	given := call
 	given.Refused = func(status int, m *jsonrpc.Message) error {
-		if era.IsModernCode(era.ErrorCode(m.Error)) {
-			return &refusal{status, m} // it was a legacy one when the session was opened
+		r := &refusal{status, m}
+		if era.IsModernCode(era.ErrorCode(m.Error)) || ofAnotherVersion(r) {
+			return r // it was a legacy one when the session was opened, or seemed to be
 		}
 		return call.Deliver(m)
 	}
 	err := legacy.Do(ctx, given)
 	_, gone := errors.AsType[*transport.RenewalError](err)
 	_, upgraded := errors.AsType[*refusal](err)
+	upgraded = upgraded || ofAnotherVersion(err)
 	pause := lookAgain
 	if gone {
 		pause = reopenAgain
@@ -180,6 +182,22 @@ func statusOf(err error) int {
 		return s.Status
 	}
 	return 0
+}
+
+// ofAnotherVersion reports whether a server refuses a request for the version of
+// its session. There are some of revision 2026-07-28 alone that answer initialize
+// all the same, for the host to see a version and leave.
+func ofAnotherVersion(err error) bool {
+	if statusOf(err) != http.StatusBadRequest {
+		return false
+	}
+	text := ""
+	if r, ok := errors.AsType[*refusal](err); ok {
+		text, _ = jsonrpc.LookupString(r.message.Error, "message")
+	} else if s, ok := errors.AsType[*transport.StatusError](err); ok {
+		text = s.Detail
+	}
+	return strings.Contains(strings.ToLower(text), "protocol version")
 }
 
 // elsewhere reports whether an answer leaves it open that the server speaks
@@ -284,6 +302,13 @@ func (e *eras) openSSE(ctx context.Context, call transport.Call, now remote) err
 	e.replace(&e.forModern, e.modern)
 	e.retire(now)
 	return err
+}
+
+// goesTo reports whether a legacy host's messages go to r.
+func (e *eras) goesTo(r remote) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.forLegacy == r
 }
 
 // move has a legacy host's messages go to another remote, if they still go to the
@@ -477,10 +502,17 @@ func (e *eras) reopen(ctx context.Context, refused remote, seen int, pause time.
 		return moved
 	}
 	failed := false
-	err := e.open(ctx, transport.Call{Message: initialize, Deliver: func(m *jsonrpc.Message) error {
+	call := transport.Call{Message: initialize, Deliver: func(m *jsonrpc.Message) error {
 		failed = failed || m.IsResponse() && m.Error != nil
 		return nil
-	}}, refused)
+	}}
+	err := e.open(ctx, call, refused)
+	if _, sessions := refused.(*transport.Session); sessions && err == nil && !failed && pause == lookAgain && e.goesTo(refused) {
+		// It opens sessions, and refuses what comes in them.
+		if again := e.try(ctx, call, refused, e.discovered(), onlyModern); again != nil {
+			e.b.log.Debug("nor is it discovered", "answer", again.Error())
+		}
+	}
 	e.mu.Lock()
 	r := e.forLegacy
 	switch {
