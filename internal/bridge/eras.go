@@ -575,8 +575,7 @@ func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) er
 	}
 	err := probing(ctx, e.modern, given, func(status int, m *jsonrpc.Message) bool { return e.refusedAsLegacy(call.Message, status, m) })
 	_, refused := errors.AsType[*refusal](err)
-	status, answer := errors.AsType[*transport.StatusError](err)
-	if !refused && !(answer && (elsewhere(err) || status.Status == http.StatusNotAcceptable || status.Status == http.StatusUnsupportedMediaType)) {
+	if !refused && !e.misunderstood(statusOf(err)) {
 		return err
 	}
 	found, other := e.look(ctx, call, err)
@@ -650,7 +649,25 @@ func (e *eras) refusedAsLegacy(request *jsonrpc.Message, status int, m *jsonrpc.
 	case code == jsonrpc.CodeMethodNotFound && status == http.StatusNotFound:
 		return false
 	}
-	return elsewhere(&refusal{status: status})
+	return e.misunderstood(status)
+}
+
+// misunderstood reports whether a status may come of a server that does not know
+// what a modern request is (2026-07-28, basic/versioning, "Compatibility Matrix":
+// any 4xx), and not of one that minds who asks, how much or how often. Of a server
+// that is known to be a modern one the rarer ones are about the request.
+func (e *eras) misunderstood(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnsupportedMediaType:
+		return true
+	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusProxyAuthRequired,
+		http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusMisdirectedRequest, http.StatusTooEarly,
+		http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge, http.StatusUnavailableForLegalReasons:
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.confirmed && 400 <= status && status <= 499
 }
 
 // find looks for the way to a server that refused a modern request with why. It

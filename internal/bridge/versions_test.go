@@ -96,3 +96,51 @@ func TestAServerThatHasGivenUpTheVersionOfASession(t *testing.T) {
 		})
 	}
 }
+
+// A server that does not know what a modern request is refuses it with any 4xx,
+// but for those that are about who asks, how much and how often.
+func TestALegacyServerIsKnownByHowItRefusesAModernRequest(t *testing.T) {
+	for status, translated := range map[int]bool{400: true, 404: true, 405: true, 406: true, 409: true, 410: true, 415: true, 422: true, 402: false, 403: false, 413: false, 421: false, 431: false, 500: false, 501: false} {
+		for kind, body := range map[string]string{"text": "no", "JSON-RPC": `{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"no"}}`} {
+			t.Run(fmt.Sprint(status, " ", kind), func(t *testing.T) {
+				s := &remote{}
+				h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					switch {
+					case r.Header.Get("Mcp-Protocol-Version") != "2026-07-28":
+						s.ServeHTTP(w, r)
+					case kind == "text":
+						http.Error(w, body, status)
+					default:
+						answerJSON(w, status, body)
+					}
+				}))})
+				got := h.call(modernCall(1, "tools/call", `"name":"t"`))
+				if got == `{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete"}}` != translated || len(s.bodies()) > 0 != translated {
+					t.Errorf("got %s, and the server %q", got, s.bodies())
+				}
+			})
+		}
+	}
+}
+
+// A server that has answered as a modern one is not asked for another era by what
+// it refuses for other reasons.
+func TestAModernServersOwnRefusals(t *testing.T) {
+	for _, status := range []int{409, 410, 422} {
+		s := &modernServer{}
+		h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Mcp-Name") == "bad" {
+				http.Error(w, "no such thing", status)
+				return
+			}
+			s.ServeHTTP(w, r)
+		}))})
+		want(t, h.call(modernCall(1, "tools/call", `"name":"echo"`)), `{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","content":[],"x":1.50}}`)
+		if _, text := errorOf(t, h.call(modernCall(2, "tools/call", `"name":"bad"`)), 2); !strings.Contains(text, "no such thing") {
+			t.Errorf("got %q", text)
+		}
+		if got := s.methods(); len(got) != 1 {
+			t.Errorf("%d: the server got %q", status, got)
+		}
+	}
+}
