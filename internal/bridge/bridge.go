@@ -44,10 +44,10 @@ type Options struct {
 	// SignIns delivers the URL of each sign-in when it begins, to be shown by a
 	// host that can. Nil: none is.
 	SignIns <-chan string
-	// Recall returns what Remember was last given for this server, or nil. It is
-	// no secret, and at most 128 KiB: what the server said of itself, for a host
-	// that must be answered in its place, and the only way in which it speaks, if
-	// it was found to have only one. Both may be nil.
+	// Recall returns what Remember was last given for this server, or nil: what
+	// the server said of itself, for a host that must be answered in its place,
+	// and the only way in which it speaks, if it was found to have only one. That
+	// is no secret. Both may be nil.
 	Recall   func() []byte
 	Remember func(data []byte)
 	// LoginCommand is what a person runs to sign in, named in errors.
@@ -134,6 +134,7 @@ type bridge struct {
 
 	mu        sync.Mutex
 	pending   map[string]*pending
+	held      map[string]chan struct{} // ids that may not be used again yet
 	asked     map[string]struct{}
 	handshake *handshake
 	version   string // negotiated with the host by initialize
@@ -226,7 +227,7 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 	}
 	b := &bridge{
 		o: o, log: o.Log, host: client.Host(), spool: spool, out: transport.NewWriter(o.Stdout, spool),
-		pending: map[string]*pending{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
+		pending: map[string]*pending{}, held: map[string]chan struct{}{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
 	}
 	b.life, b.end = context.WithCancelCause(context.Background())
 	b.memory = newMemory(b)

@@ -247,7 +247,7 @@ func (e *eras) open(ctx context.Context, call transport.Call, now remote) error 
 		if e.b.memory.only() != onlyModern {
 			break
 		}
-		err := e.try(ctx, call, now, e.discovered())
+		err := e.try(ctx, call, now, e.discovered(), onlyModern)
 		if err == nil || !answered(err) {
 			return err
 		}
@@ -304,6 +304,12 @@ func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) er
 	given := call
 	// What a server of either era takes; a modern one requires it.
 	given.Header = http.Header{"Mcp-Method": {methodInitialize}}
+	given.Deliver = func(m *jsonrpc.Message) error {
+		if m.IsResponse() && m.Result != nil {
+			e.b.memory.speaks(onlySessions)
+		}
+		return call.Deliver(m)
+	}
 	err := probing(ctx, now, given, func(status int, m *jsonrpc.Message) bool {
 		code := era.ErrorCode(m.Error)
 		version, _ := jsonrpc.LookupString(m.Result, "protocolVersion")
@@ -313,7 +319,6 @@ func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) er
 	_, refused := errors.AsType[*refusal](err)
 	switch {
 	case err == nil:
-		e.b.memory.speaks(onlySessions)
 		e.replace(&e.forModern, e.modern)
 		return nil
 	case changed(err): // it was translated for until now
@@ -324,21 +329,15 @@ func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) er
 		return err
 	}
 	e.b.log.Debug("the server does not take initialize, asking it to be discovered", "answer", err.Error())
-	again := e.try(ctx, call, now, e.discovered())
+	again := e.try(ctx, call, now, e.discovered(), onlyModern)
 	switch {
-	case again == nil:
-		e.b.memory.found(onlyModern)
-		return nil
-	case !answered(again):
+	case again == nil || !answered(again):
 		return again
 	case !elsewhere(err) || !elsewhere(again) || !e.fallsBack():
 		return settle(call, err)
 	}
 	e.b.log.Debug("nor that, trying HTTP+SSE", "answer", again.Error())
-	again = e.try(ctx, call, now, e.client.NewSSESession(e.unasked))
-	if again == nil {
-		e.b.memory.found(onlySSE)
-	}
+	again = e.try(ctx, call, now, e.client.NewSSESession(e.unasked), onlySSE)
 	if _, none := errors.AsType[*transport.StatusError](again); none || silent(again) {
 		return settle(call, err)
 	}
@@ -378,9 +377,9 @@ func answered(err error) bool {
 	return ok || changed(err)
 }
 
-// try has r take the host's initialize and, once it has answered, what follows,
-// in place of now.
-func (e *eras) try(ctx context.Context, call transport.Call, now, r remote) error {
+// try has r, which is the way named, take the host's initialize and, once it has
+// answered, what follows, in place of now.
+func (e *eras) try(ctx context.Context, call transport.Call, now, r remote, way only) error {
 	e.mu.Lock()
 	before := e.forLegacy // not now, where that is only tried
 	e.mu.Unlock()
@@ -388,6 +387,9 @@ func (e *eras) try(ctx context.Context, call transport.Call, now, r remote) erro
 	given.Deliver = func(m *jsonrpc.Message) error {
 		if m.IsResponse() {
 			e.move(before, r)
+		}
+		if m.IsResponse() && m.Result != nil {
+			e.b.memory.found(way)
 		}
 		return call.Deliver(m)
 	}

@@ -332,6 +332,18 @@ func (s *remote) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// peek returns the message of a request whose body can still be read; one
+// without any if there is none.
+func peek(r *http.Request) *jsonrpc.Message {
+	body, _ := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(strings.NewReader(string(body)))
+	m, err := jsonrpc.Parse(body, jsonrpc.Limits{})
+	if err != nil {
+		return &jsonrpc.Message{}
+	}
+	return m
+}
+
 func answerJSON(w http.ResponseWriter, status int, body string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

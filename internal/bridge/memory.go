@@ -71,11 +71,9 @@ func (m *memory) initialize() json.RawMessage {
 
 // found notes the only way that the server speaks.
 func (m *memory) found(o only) {
-	m.change(func(k *known) {
-		if k.Only != o {
-			k.Only, k.Found = o, time.Now().UTC()
-		}
-	})
+	if m.only() != o {
+		m.change(func(k *known) { k.Only, k.Found = o, time.Now().UTC() })
+	}
 }
 
 // speaks notes a way in which the server does speak: another one is not the only one.

@@ -1,7 +1,6 @@
 package bridge_test
 
 import (
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -35,9 +34,7 @@ func (n *notebook) remember(data []byte) {
 // both takes hosts of either era as they are.
 func both(legacy, modern http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		if strings.Contains(string(body), "io.modelcontextprotocol/protocolVersion") {
+		if _, ok := jsonrpc.Lookup(peek(r).Params, "_meta", "io.modelcontextprotocol/protocolVersion"); ok {
 			modern.ServeHTTP(w, r)
 			return
 		}
@@ -132,12 +129,7 @@ func TestTheOnlyWayIsRemembered(t *testing.T) {
 						"modern": &modernServer{}, "sessions": legacyOnly(&remote{}), "sse": &sseServer{}, "both": both(&remote{}, &modernServer{}),
 					}
 					o, _ := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						body, _ := io.ReadAll(r.Body)
-						r.Body = io.NopCloser(strings.NewReader(string(body)))
-						m, err := jsonrpc.Parse(body, jsonrpc.Limits{})
-						if err != nil {
-							m = &jsonrpc.Message{}
-						}
+						m := peek(r)
 						// What is opened for what the server sends of itself comes in any order.
 						opened := r.Method == http.MethodGet && r.Header.Get("Mcp-Session-Id") != "" || m.Method == "subscriptions/listen"
 						if !opened && r.Method != http.MethodDelete && !m.IsNotification() {

@@ -498,7 +498,8 @@ func (t *ToLegacy) abandon(f *flight, reason string) {
 	if f.call != 0 {
 		t.tell(f.s, cancellation(f.id, reason))
 		t.stop(f.call)
-		t.over(f.call)
+		t.ids.burn(f.id)
+		delete(t.inFlight, f.call)
 		f.call = 0
 	}
 	t.settle(f)

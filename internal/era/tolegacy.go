@@ -422,14 +422,16 @@ func (t *ToLegacy) Server(now time.Time, leg, call int, m *jsonrpc.Message) []St
 	}
 	switch {
 	case m.IsResponse():
-		if e == nil { // on another stream than its own
+		switch {
+		case e != nil && bytes.Equal(e.id, m.ID):
+		case e == nil && call != 0: // to a call that is over, whose id may be another's by now
+			return t.take()
+		default: // on another stream than its own
 			call = t.callOf(s, m.ID)
 			if e = t.inFlight[call]; e == nil {
-				break
+				return t.take()
 			}
 			t.stop(call)
-		} else if e.id == nil {
-			break
 		}
 		t.over(call)
 		t.answer(now, e, m)
