@@ -177,9 +177,27 @@ func request(id any, method, params string) string {
 
 func modern(id any, method string) string { return request(id, method, `{`+meta+`}`) }
 
+// asking is the envelope of a modern host that can be asked.
+const asking = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"elicitation":{},"roots":{}}}`
+
+// modernCall is a request of that host; params have no braces.
+func modernCall(id any, method, params string) string {
+	if params != "" {
+		params += ","
+	}
+	return request(id, method, `{`+params+asking+`}`)
+}
+
 func answer(id any) string {
 	raw, _ := json.Marshal(id)
 	return fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":{}}`, raw)
+}
+
+func want(t testing.TB, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
 }
 
 // errorOf returns the code and the message of an error response to id.
