@@ -636,7 +636,7 @@ func (e *eras) refusedAsLegacy(request *jsonrpc.Message, status int, m *jsonrpc.
 	code := era.ErrorCode(m.Error)
 	switch {
 	case era.IsModernCode(code):
-		return false
+		return code == jsonrpc.CodeUnsupportedVersion && namesLegacyOnly(m)
 	case request.Method == methodDiscover: // which every modern server has
 		_, discovered := jsonrpc.Lookup(m.Result, "supportedVersions")
 		return !discovered
@@ -650,6 +650,16 @@ func (e *eras) refusedAsLegacy(request *jsonrpc.Message, status int, m *jsonrpc.
 		return false
 	}
 	return e.misunderstood(status)
+}
+
+// namesLegacyOnly reports whether the error -32022 comes of a server that has it
+// from the modern revision and none of its versions.
+func namesLegacyOnly(m *jsonrpc.Message) bool {
+	list, _ := jsonrpc.Lookup(m.Error, "data", "supported")
+	var supported []string
+	return json.Unmarshal(list, &supported) == nil && // another list says nothing
+		slices.ContainsFunc(supported, func(v string) bool { return slices.Contains(era.LegacyVersions, v) }) &&
+		!slices.ContainsFunc(supported, func(v string) bool { return v > era.LegacyVersions[0] }) // they are dates
 }
 
 // misunderstood reports whether a status may come of a server that does not know

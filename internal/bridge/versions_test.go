@@ -144,3 +144,33 @@ func TestAModernServersOwnRefusals(t *testing.T) {
 		}
 	}
 }
+
+// A server may know of the modern revision no more than its error for versions.
+func TestAServerThatSpeaksNoModernVersionIsTranslatedFor(t *testing.T) {
+	for supported, translated := range map[string]bool{
+		`["2025-11-25","2025-06-18"]`: true,
+		`["2024-11-05","2024-10-07"]`: true,
+		`["2027-01-01","2025-11-25"]`: false,
+		`["2026-07-28"]`:              false,
+		`["2024-10-07"]`:              false, // it is not known here
+		`[]`:                          false,
+		`"2025-11-25"`:                false,
+	} {
+		for _, method := range []string{"server/discover", "tools/call"} {
+			t.Run(method+" "+supported, func(t *testing.T) {
+				s := &remote{}
+				h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.Header.Get("Mcp-Protocol-Version") == "2026-07-28" {
+						answerJSON(w, 400, `{"jsonrpc":"2.0","id":1,"error":{"code":-32022,"message":"v","data":{"supported":`+supported+`,"requested":"2026-07-28"}}}`)
+						return
+					}
+					s.ServeHTTP(w, r)
+				}))})
+				got := h.call(modernCall(1, method, `"name":"t"`))
+				if strings.Contains(got, `"resultType":"complete"`) != translated || strings.Contains(got, "-32022") == translated || len(s.bodies()) > 0 != translated {
+					t.Errorf("got %s, and the server %q", got, s.bodies())
+				}
+			})
+		}
+	}
+}
