@@ -322,6 +322,10 @@ func (e *eras) move(from, to remote) {
 	}
 }
 
+// unreadable are the errors to initialize of a server that does not know it: as a
+// method, or as a request without what a modern one has.
+var unreadable = []int{jsonrpc.CodeMethodNotFound, jsonrpc.CodeInvalidParams, jsonrpc.CodeInvalidRequest}
+
 // openHTTP sends the host's initialize over Streamable HTTP. A server that refuses
 // it as a modern one does is asked by server/discover, and translated for if it
 // answers; one that takes neither may speak HTTP+SSE.
@@ -338,7 +342,7 @@ func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) er
 	err := probing(ctx, now, given, func(status int, m *jsonrpc.Message) bool {
 		code := era.ErrorCode(m.Error)
 		version, _ := jsonrpc.LookupString(m.Result, "protocolVersion")
-		return era.IsModernCode(code) || code == jsonrpc.CodeMethodNotFound || slices.Contains(era.ModernVersions, version) ||
+		return era.IsModernCode(code) || slices.Contains(unreadable, code) || slices.Contains(era.ModernVersions, version) ||
 			m.Error != nil && elsewhere(&refusal{status: status})
 	})
 	_, refused := errors.AsType[*refusal](err)
