@@ -339,14 +339,18 @@ func (b *bridge) reply(of *batch, raw []byte) {
 
 // response passes the host's answer on to the server that asked.
 func (b *bridge) response(m *jsonrpc.Message) {
-	key := jsonrpc.IDKey(m.ID)
 	b.mu.Lock()
-	_, ok := b.asked[key]
+	key, ok := b.askedFor(m.ID)
 	delete(b.asked, key)
 	if ok {
 		b.active++
 	}
 	b.mu.Unlock()
+	if ok && key != jsonrpc.IDKey(m.ID) {
+		if whole, err := b.loaded(m); err == nil { // else sending it fails for the same reason
+			m = parsed(jsonrpc.ReplaceID(whole, json.RawMessage(key)))
+		}
+	}
 	if !ok {
 		b.spool.Release(m.Raw)
 		b.log.Debug("dropped a response that the server does not wait for")
@@ -359,6 +363,24 @@ func (b *bridge) response(m *jsonrpc.Message) {
 		b.inOrder(b.life, after)
 		b.send(m, noteTimeout)
 	})
+}
+
+// askedFor returns the request of the server that a response with this id is for.
+// Hosts that read ids as floating-point numbers give back 9007199254740992 for
+// ...993. The caller holds the lock.
+func (b *bridge) askedFor(id json.RawMessage) (key string, ok bool) {
+	if _, ok := b.asked[jsonrpc.IDKey(id)]; ok || id == nil || string(id) == "null" {
+		return jsonrpc.IDKey(id), ok
+	}
+	for asked := range b.asked {
+		if transport.SameID(id, json.RawMessage(asked)) {
+			if ok { // it could be for either
+				return "", false
+			}
+			key, ok = asked, true
+		}
+	}
+	return key, ok
 }
 
 // notification passes one on, in the order they were read. It waits until the

@@ -327,7 +327,7 @@ func claim(m, request *jsonrpc.Message) (*jsonrpc.Message, bool) {
 	if string(m.ID) == string(request.ID) {
 		return m, true
 	}
-	if !sameID(m.ID, request.ID) {
+	if !SameID(m.ID, request.ID) {
 		return m, false
 	}
 	return withID(m, request.ID), true
@@ -347,7 +347,9 @@ func withID(m *jsonrpc.Message, id json.RawMessage) *jsonrpc.Message {
 	return out
 }
 
-func sameID(got, want json.RawMessage) bool {
+// SameID reports whether the id got may be what somebody made of want who reads
+// ids as floating-point numbers or as strings, or did not read it.
+func SameID(got, want json.RawMessage) bool {
 	if got == nil || string(got) == "null" {
 		return true
 	}
