@@ -369,11 +369,11 @@ func (b *bridge) response(m *jsonrpc.Message) {
 // Hosts that read ids as floating-point numbers give back 9007199254740992 for
 // ...993. The caller holds the lock.
 func (b *bridge) askedFor(id json.RawMessage) (key string, ok bool) {
-	if _, ok := b.asked[jsonrpc.IDKey(id)]; ok || id == nil || string(id) == "null" {
+	if _, ok := b.asked[jsonrpc.IDKey(id)]; ok || id == nil || string(id) == "null" || id[0] == '"' {
 		return jsonrpc.IDKey(id), ok
 	}
 	for asked := range b.asked {
-		if transport.SameID(id, json.RawMessage(asked)) {
+		if asked[0] != '"' && transport.SameID(id, json.RawMessage(asked)) {
 			if ok { // it could be for either
 				return "", false
 			}
