@@ -120,18 +120,23 @@ func (s *modernServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// both takes hosts of either era as they are.
+func both(legacy, modern http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := jsonrpc.Lookup(peek(r).Params, "_meta", "io.modelcontextprotocol/protocolVersion"); ok {
+			modern.ServeHTTP(w, r)
+			return
+		}
+		legacy.ServeHTTP(w, r)
+	})
+}
+
 // legacyOnly refuses what carries its version itself, as servers do that know
 // only sessions.
 func legacyOnly(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		if strings.Contains(string(body), "io.modelcontextprotocol/protocolVersion") {
-			answerJSON(w, 400, `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}`)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
+	return both(h, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, 400, `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}`)
+	}))
 }
 
 // sseServer speaks HTTP+SSE and nothing else.
