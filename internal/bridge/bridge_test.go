@@ -346,12 +346,12 @@ func TestServerThatIsAwayIsAnErrorAndReachedLater(t *testing.T) {
 		state := &remote{}
 		o, net := inMemory(t, state)
 		h := start(t, o)
-		net.refuse.Store(true)
+		net.Refuse.Store(true)
 		code, text := errorOf(t, h.call(initialize), "i")
 		if code != -32603 || !strings.Contains(text, "cannot reach server.test") || !strings.Contains(text, "nothing was sent") {
 			t.Errorf("got %d %s", code, text)
 		}
-		net.refuse.Store(false)
+		net.Refuse.Store(false)
 		h.handshake() // the host tries again
 		if got := h.call(request(1, "ping", "")); got != answer(1) {
 			t.Errorf("got %s", got)

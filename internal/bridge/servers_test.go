@@ -3,7 +3,6 @@ package bridge_test
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -54,13 +53,9 @@ func (s *modernServer) wants(header string) {
 }
 
 func (s *modernServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body)
-	m, err := jsonrpc.Parse(body, jsonrpc.Limits{})
-	if err != nil {
-		m = &jsonrpc.Message{}
-	}
+	got, m := take(r)
 	s.mu.Lock()
-	s.reqs = append(s.reqs, seen{r.Method, m.Method, string(body), r.Header.Clone()})
+	s.reqs = append(s.reqs, got)
 	wanted := s.wanted
 	s.mu.Unlock()
 	if r.Method != http.MethodPost {
@@ -181,10 +176,9 @@ func (s *sseServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	case r.URL.Path == "/messages" && r.Method == http.MethodPost:
-		body, _ := io.ReadAll(r.Body)
-		m, _ := jsonrpc.Parse(body, jsonrpc.Limits{})
+		got, m := take(r)
 		s.mu.Lock()
-		s.posts = append(s.posts, seen{r.Method, m.Method, string(body), r.Header.Clone()})
+		s.posts = append(s.posts, got)
 		out := s.streams[r.URL.Query().Get("session")]
 		s.mu.Unlock()
 		w.WriteHeader(http.StatusAccepted)

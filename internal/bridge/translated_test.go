@@ -20,6 +20,14 @@ import (
 func TestManyTranslatedCallsAtOnce(t *testing.T) {
 	const n = 200
 	cancelled := func(i int) bool { return i%7 == 3 }
+	sendAll := func(h *host, call func(i int) string) {
+		for i := range n {
+			_, _ = io.WriteString(h.in, call(i)+"\n")
+			if cancelled(i) {
+				_, _ = io.WriteString(h.in, fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, i)+"\n")
+			}
+		}
+	}
 	check := func(t *testing.T, h *host, answers map[int]int) {
 		t.Helper()
 		for i := range n {
@@ -47,14 +55,9 @@ func TestManyTranslatedCallsAtOnce(t *testing.T) {
 		h := start(t, bridge.Options{URL: serve(t, &modernServer{})})
 		h.call(`{"jsonrpc":"2.0","id":"i","method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"elicitation":{}},"clientInfo":{"name":"h","version":"1"}}}`)
 		h.send(initialized)
-		go func() {
-			for i := range n {
-				_, _ = io.WriteString(h.in, request(i, "tools/call", fmt.Sprintf(`{"name":%q}`, []string{"ask", "echo"}[i%2]))+"\n")
-				if cancelled(i) {
-					_, _ = io.WriteString(h.in, fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, i)+"\n")
-				}
-			}
-		}()
+		go sendAll(h, func(i int) string {
+			return request(i, "tools/call", fmt.Sprintf(`{"name":%q}`, []string{"ask", "echo"}[i%2]))
+		})
 		answers := map[int]int{}
 		for done := 0; done < left; {
 			m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
@@ -112,14 +115,9 @@ func TestManyTranslatedCallsAtOnce(t *testing.T) {
 			s.ServeHTTP(w, r)
 		})
 		h := start(t, bridge.Options{URL: serve(t, legacyOnly(front))})
-		go func() {
-			for i := range n {
-				_, _ = io.WriteString(h.in, modernCall(i, "tools/call", fmt.Sprintf(`"name":%q,"arguments":{"i":%d}`, []string{"ask", "echo"}[i%2], i))+"\n")
-				if cancelled(i) {
-					_, _ = io.WriteString(h.in, fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, i)+"\n")
-				}
-			}
-		}()
+		go sendAll(h, func(i int) string {
+			return modernCall(i, "tools/call", fmt.Sprintf(`"name":%q,"arguments":{"i":%d}`, []string{"ask", "echo"}[i%2], i))
+		})
 		answers := map[int]int{}
 		for done := 0; done < left; {
 			m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
