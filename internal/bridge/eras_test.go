@@ -2,7 +2,6 @@ package bridge_test
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -63,8 +62,7 @@ func TestDiscoveryPinsNothing(t *testing.T) {
 
 func TestARefusalThatNoEraExplainsIsTheHosts(t *testing.T) {
 	refuse := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		m, _ := jsonrpc.Parse(body, jsonrpc.Limits{})
+		m := peek(r)
 		if r.Method != http.MethodPost {
 			http.NotFound(w, r)
 			return
@@ -82,9 +80,7 @@ func TestARefusalThatNoEraExplainsIsTheHosts(t *testing.T) {
 	// A host that knows only initialize gets no code of the other era.
 	t.Run("other versions", func(t *testing.T) {
 		s := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			body, _ := io.ReadAll(r.Body)
-			m, _ := jsonrpc.Parse(body, jsonrpc.Limits{})
-			answerJSON(w, 400, `{"jsonrpc":"2.0","id":`+string(m.ID)+`,"error":{"code":-32022,"message":"no","data":{"supported":["2099-01-01"]}}}`)
+			answerJSON(w, 400, `{"jsonrpc":"2.0","id":`+string(peek(r).ID)+`,"error":{"code":-32022,"message":"no","data":{"supported":["2099-01-01"]}}}`)
 		})
 		h := start(t, bridge.Options{URL: serve(t, s)})
 		want(t, h.call(initialize), `{"jsonrpc":"2.0","id":"i","error":{"code":-32602,"message":"no","data":{"supported":["2099-01-01"]}}}`)
@@ -164,10 +160,8 @@ func TestWhatIsUnderWayInATranslationThatIsLeft(t *testing.T) {
 	legacy, young := &remote{}, &modernServer{}
 	var downgraded atomic.Bool
 	h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
 		switch {
-		case strings.Contains(string(body), `"x/held"`):
+		case peek(r).Method == "x/held":
 			close(held)
 			<-r.Context().Done()
 		case downgraded.Load():

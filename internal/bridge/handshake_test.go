@@ -263,10 +263,10 @@ func TestSessionIsOpenedWhenTheNetworkIsBack(t *testing.T) {
 		h := start(t, o)
 		h.call(initialize)
 		h.send(initialized)
-		net.refuse.Store(true)
+		net.Refuse.Store(true)
 		o.HTTPClient.CloseIdleConnections()
 		time.Sleep(10 * time.Minute)
-		net.refuse.Store(false)
+		net.Refuse.Store(false)
 		if diff := cmp.Diff(listChanged, h.collect(3)); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
-	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
 // notebook is what one process of a host leaves to the next.
@@ -29,17 +28,6 @@ func (n *notebook) remember(data []byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.data = data
-}
-
-// both takes hosts of either era as they are.
-func both(legacy, modern http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, ok := jsonrpc.Lookup(peek(r).Params, "_meta", "io.modelcontextprotocol/protocolVersion"); ok {
-			modern.ServeHTTP(w, r)
-			return
-		}
-		legacy.ServeHTTP(w, r)
-	})
 }
 
 // A server that was found to speak one way only is spoken to in that way by the

@@ -32,10 +32,8 @@ func TestManyThatFindNoNewSessionOpenOne(t *testing.T) {
 			all := make(chan struct{})
 			const flying = 32
 			h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				body, _ := io.ReadAll(r.Body)
-				r.Body = io.NopCloser(strings.NewReader(string(body)))
-				switch {
-				case strings.Contains(string(body), `"initialize"`):
+				switch method := peek(r).Method; {
+				case method == "initialize":
 					mu.Lock()
 					inits++
 					no := refuse > 0
@@ -45,7 +43,7 @@ func TestManyThatFindNoNewSessionOpenOne(t *testing.T) {
 						w.WriteHeader(status)
 						return
 					}
-				case strings.Contains(string(body), `"tools/call"`) && r.Header.Get("Mcp-Session-Id") == "session-1":
+				case method == "tools/call" && r.Header.Get("Mcp-Session-Id") == "session-1":
 					mu.Lock()
 					if held++; held == flying {
 						close(all)
@@ -248,9 +246,7 @@ func restartTranslated(t *testing.T, status int, says string) {
 	var mu sync.Mutex
 	down := 1 // how often initialize is refused from now on
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		if strings.Contains(string(body), `"initialize"`) {
+		if peek(r).Method == "initialize" {
 			mu.Lock()
 			refuse := down > 0
 			down = max(0, down-1)
@@ -322,13 +318,10 @@ func TestWhoComesLateToAnEndedSessionEndsNoOther(t *testing.T) {
 	var down atomic.Int32 // how often initialize is refused from now on
 	var late sync.Once
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		m, _ := jsonrpc.Parse(body, jsonrpc.Limits{})
-		switch {
-		case m != nil && m.Method == "x/b":
+		switch method := peek(r).Method; {
+		case method == "x/b":
 			late.Do(func() { hold("x/b") })
-		case m != nil && m.Method == "initialize" && down.Add(-1) >= 0:
+		case method == "initialize" && down.Add(-1) >= 0:
 			http.Error(w, "not now", http.StatusBadGateway)
 			return
 		}
@@ -358,5 +351,33 @@ func TestWhoComesLateToAnEndedSessionEndsNoOther(t *testing.T) {
 	defer s.mu.Unlock()
 	if len(s.live) != 0 {
 		t.Errorf("%d sessions were left open", len(s.live))
+	}
+}
+
+// Every request is answered, by a new session each time, without a new sign-in.
+func TestServerRestartedUnderLoad(t *testing.T) {
+	state := &remote{token: "tok"}
+	who := &person{token: "tok"}
+	h := start(t, bridge.Options{URL: serve(t, state), Authorizer: who})
+	h.handshake()
+	const restarts, each = 20, 50
+	go func() {
+		for i := range restarts * each {
+			if i%each == each/2 {
+				state.restart()
+			}
+			_, _ = io.WriteString(h.in, request(i, "tools/call", "")+"\n")
+		}
+	}()
+	got := map[string]bool{}
+	for range restarts * each {
+		m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
+		if err != nil || m.Result == nil {
+			t.Fatalf("got %s", m.Raw)
+		}
+		got[string(m.ID)] = true
+	}
+	if len(got) != restarts*each || who.times() != 0 || state.early != 0 {
+		t.Errorf("%d answered, %d sign-ins, %d requests before initialized", len(got), who.times(), state.early)
 	}
 }

@@ -3,7 +3,6 @@ package bridge_test
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -54,13 +53,9 @@ func (s *modernServer) wants(header string) {
 }
 
 func (s *modernServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body)
-	m, err := jsonrpc.Parse(body, jsonrpc.Limits{})
-	if err != nil {
-		m = &jsonrpc.Message{}
-	}
+	got, m := take(r)
 	s.mu.Lock()
-	s.reqs = append(s.reqs, seen{r.Method, m.Method, string(body), r.Header.Clone()})
+	s.reqs = append(s.reqs, got)
 	wanted := s.wanted
 	s.mu.Unlock()
 	if r.Method != http.MethodPost {
@@ -120,18 +115,23 @@ func (s *modernServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// both takes hosts of either era as they are.
+func both(legacy, modern http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := jsonrpc.Lookup(peek(r).Params, "_meta", "io.modelcontextprotocol/protocolVersion"); ok {
+			modern.ServeHTTP(w, r)
+			return
+		}
+		legacy.ServeHTTP(w, r)
+	})
+}
+
 // legacyOnly refuses what carries its version itself, as servers do that know
 // only sessions.
 func legacyOnly(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		if strings.Contains(string(body), "io.modelcontextprotocol/protocolVersion") {
-			answerJSON(w, 400, `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}`)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
+	return both(h, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, 400, `{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}`)
+	}))
 }
 
 // sseServer speaks HTTP+SSE and nothing else.
@@ -176,10 +176,9 @@ func (s *sseServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	case r.URL.Path == "/messages" && r.Method == http.MethodPost:
-		body, _ := io.ReadAll(r.Body)
-		m, _ := jsonrpc.Parse(body, jsonrpc.Limits{})
+		got, m := take(r)
 		s.mu.Lock()
-		s.posts = append(s.posts, seen{r.Method, m.Method, string(body), r.Header.Clone()})
+		s.posts = append(s.posts, got)
 		out := s.streams[r.URL.Query().Get("session")]
 		s.mu.Unlock()
 		w.WriteHeader(http.StatusAccepted)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"testing"
 
@@ -21,6 +20,14 @@ import (
 func TestManyTranslatedCallsAtOnce(t *testing.T) {
 	const n = 200
 	cancelled := func(i int) bool { return i%7 == 3 }
+	sendAll := func(h *host, call func(i int) string) {
+		for i := range n {
+			_, _ = io.WriteString(h.in, call(i)+"\n")
+			if cancelled(i) {
+				_, _ = io.WriteString(h.in, fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, i)+"\n")
+			}
+		}
+	}
 	check := func(t *testing.T, h *host, answers map[int]int) {
 		t.Helper()
 		for i := range n {
@@ -48,14 +55,9 @@ func TestManyTranslatedCallsAtOnce(t *testing.T) {
 		h := start(t, bridge.Options{URL: serve(t, &modernServer{})})
 		h.call(`{"jsonrpc":"2.0","id":"i","method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"elicitation":{}},"clientInfo":{"name":"h","version":"1"}}}`)
 		h.send(initialized)
-		go func() {
-			for i := range n {
-				_, _ = io.WriteString(h.in, request(i, "tools/call", fmt.Sprintf(`{"name":%q}`, []string{"ask", "echo"}[i%2]))+"\n")
-				if cancelled(i) {
-					_, _ = io.WriteString(h.in, fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, i)+"\n")
-				}
-			}
-		}()
+		go sendAll(h, func(i int) string {
+			return request(i, "tools/call", fmt.Sprintf(`{"name":%q}`, []string{"ask", "echo"}[i%2]))
+		})
 		answers := map[int]int{}
 		for done := 0; done < left; {
 			m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
@@ -99,9 +101,7 @@ func TestManyTranslatedCallsAtOnce(t *testing.T) {
 			}
 		}
 		front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			body, _ := io.ReadAll(r.Body)
-			r.Body = io.NopCloser(strings.NewReader(string(body)))
-			if m, err := jsonrpc.Parse(body, jsonrpc.Limits{}); err == nil && m.IsResponse() {
+			if m := peek(r); m.IsResponse() && m.ID != nil {
 				mu.Lock()
 				answered := waiting[string(m.ID)]
 				delete(waiting, string(m.ID))
@@ -115,14 +115,9 @@ func TestManyTranslatedCallsAtOnce(t *testing.T) {
 			s.ServeHTTP(w, r)
 		})
 		h := start(t, bridge.Options{URL: serve(t, legacyOnly(front))})
-		go func() {
-			for i := range n {
-				_, _ = io.WriteString(h.in, modernCall(i, "tools/call", fmt.Sprintf(`"name":%q,"arguments":{"i":%d}`, []string{"ask", "echo"}[i%2], i))+"\n")
-				if cancelled(i) {
-					_, _ = io.WriteString(h.in, fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":%d}}`, i)+"\n")
-				}
-			}
-		}()
+		go sendAll(h, func(i int) string {
+			return modernCall(i, "tools/call", fmt.Sprintf(`"name":%q,"arguments":{"i":%d}`, []string{"ask", "echo"}[i%2], i))
+		})
 		answers := map[int]int{}
 		for done := 0; done < left; {
 			m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
@@ -163,12 +158,10 @@ func TestIDsAreUsedAgainBehindACancellation(t *testing.T) {
 	s := &remote{handle: func(w http.ResponseWriter, _ *http.Request, m *jsonrpc.Message) { echo(w, m) }}
 	young := &modernServer{}
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		if m, err := jsonrpc.Parse(body, jsonrpc.Limits{}); err == nil && m.Method == "x/y" {
+		if m := peek(r); m.Method == "x/y" {
 			echo(w, m)
 			return
 		}
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
 		young.ServeHTTP(w, r)
 	})
 	for name, c := range map[string]struct {
