@@ -482,7 +482,9 @@ func (e *eras) retire(r remote) {
 
 // discovered makes the way of a legacy host to a modern server.
 func (e *eras) discovered() *translation {
-	return newTranslation(e.b, era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error) remote { return e.modern })
+	m := era.NewToModern(e.client.Host())
+	m.Elsewhere = func(value json.RawMessage) bool { return e.b.spool.Holds(value) }
+	return newTranslation(e.b, m, func(func(*jsonrpc.Message) error) remote { return e.modern })
 }
 
 // sessions makes the way of a modern host to a server that has sessions.
