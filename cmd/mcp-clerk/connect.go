@@ -77,6 +77,7 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 		return err
 	}
 	opts.quiet = opts.relay.Silent
+	o.Note = func(text string) { opts.note(opts.term, text) }
 	if opts.relay.Debug {
 		log, failed := openDebugLog(opts.StateDir, server)
 		if failed != nil {

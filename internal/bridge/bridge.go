@@ -76,6 +76,9 @@ type Options struct {
 	// Dump asks for the state of the bridge, which is written to DumpTo.
 	Dump   <-chan os.Signal
 	DumpTo io.Writer
+	// Note tells the person what they would otherwise look for in vain, in a line
+	// that quotes names as the server gave them. Nil: nobody is told.
+	Note func(text string)
 	// Log takes what happened, without secrets; nil drops it.
 	Log *slog.Logger
 }
@@ -87,6 +90,7 @@ const (
 	orderWait        = 5 * time.Second         // for the notification before to be accepted
 	noteTimeout      = time.Minute             // for a notification or a response to be accepted
 	tellTimeout      = 5 * time.Second         // for a cancellation to be accepted
+	steadyTime       = 10 * time.Second        // of a subscription stream that is no failure: proxies cut quiet ones
 	drainTime        = 800 * time.Millisecond  // for answers still due when stdin has ended
 	cancelTime       = 300 * time.Millisecond  // for telling the server what is cancelled at the end
 	exitTime         = 1700 * time.Millisecond // for all of it
@@ -335,14 +339,18 @@ func (b *bridge) reply(of *batch, raw []byte) {
 
 // response passes the host's answer on to the server that asked.
 func (b *bridge) response(m *jsonrpc.Message) {
-	key := jsonrpc.IDKey(m.ID)
 	b.mu.Lock()
-	_, ok := b.asked[key]
+	key, ok := b.askedFor(m.ID)
 	delete(b.asked, key)
 	if ok {
 		b.active++
 	}
 	b.mu.Unlock()
+	if ok && key != jsonrpc.IDKey(m.ID) {
+		if whole, err := b.loaded(m); err == nil { // else sending it fails for the same reason
+			m = parsed(jsonrpc.ReplaceID(whole, json.RawMessage(key)))
+		}
+	}
 	if !ok {
 		b.spool.Release(m.Raw)
 		b.log.Debug("dropped a response that the server does not wait for")
@@ -357,11 +365,34 @@ func (b *bridge) response(m *jsonrpc.Message) {
 	})
 }
 
+// askedFor returns the request of the server that a response with this id is for.
+// Hosts that read ids as floating-point numbers give back 9007199254740992 for
+// ...993. The caller holds the lock.
+func (b *bridge) askedFor(id json.RawMessage) (key string, ok bool) {
+	if _, ok := b.asked[jsonrpc.IDKey(id)]; ok || id == nil || string(id) == "null" {
+		return jsonrpc.IDKey(id), ok
+	}
+	for asked := range b.asked {
+		if transport.SameID(id, json.RawMessage(asked)) {
+			if ok { // it could be for either
+				return "", false
+			}
+			key, ok = asked, true
+		}
+	}
+	return key, ok
+}
+
 // notification passes one on, in the order they were read. It waits until the
 // session is open.
 func (b *bridge) notification(m *jsonrpc.Message) {
 	if m.Method == methodCancelled {
 		b.cancel(m)
+		return
+	}
+	if err := b.o.Filter.refuses(m); err != nil { // a server may execute it all the same
+		b.spool.Release(m.Raw)
+		b.log.Warn("dropped a notification", "method", m.Method, "error", err.Error())
 		return
 	}
 	b.mu.Lock()

@@ -123,14 +123,16 @@ func (e *eras) do(ctx context.Context, call transport.Call) error {
 	}
 	given := call
 	given.Refused = func(status int, m *jsonrpc.Message) error {
-		if era.IsModernCode(era.ErrorCode(m.Error)) {
-			return &refusal{status, m} // it was a legacy one when the session was opened
+		r := &refusal{status, m}
+		if era.IsModernCode(era.ErrorCode(m.Error)) || ofAnotherVersion(r) {
+			return r // it was a legacy one when the session was opened, or seemed to be
 		}
 		return call.Deliver(m)
 	}
 	err := legacy.Do(ctx, given)
 	_, gone := errors.AsType[*transport.RenewalError](err)
 	_, upgraded := errors.AsType[*refusal](err)
+	upgraded = upgraded || ofAnotherVersion(err)
 	pause := lookAgain
 	if gone {
 		pause = reopenAgain
@@ -180,6 +182,22 @@ func statusOf(err error) int {
 		return s.Status
 	}
 	return 0
+}
+
+// ofAnotherVersion reports whether a server refuses a request for the version of
+// its session. There are some of revision 2026-07-28 alone that answer initialize
+// all the same, for the host to see a version and leave.
+func ofAnotherVersion(err error) bool {
+	if statusOf(err) != http.StatusBadRequest {
+		return false
+	}
+	text := ""
+	if r, ok := errors.AsType[*refusal](err); ok {
+		text, _ = jsonrpc.LookupString(r.message.Error, "message")
+	} else if s, ok := errors.AsType[*transport.StatusError](err); ok {
+		text = s.Detail
+	}
+	return strings.Contains(strings.ToLower(text), "protocol version")
 }
 
 // elsewhere reports whether an answer leaves it open that the server speaks
@@ -286,6 +304,13 @@ func (e *eras) openSSE(ctx context.Context, call transport.Call, now remote) err
 	return err
 }
 
+// goesTo reports whether a legacy host's messages go to r.
+func (e *eras) goesTo(r remote) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.forLegacy == r
+}
+
 // move has a legacy host's messages go to another remote, if they still go to the
 // one that it takes the place of: the next of them may follow the answer to
 // initialize at once.
@@ -296,6 +321,10 @@ func (e *eras) move(from, to remote) {
 		e.forLegacy = to
 	}
 }
+
+// unreadable are the errors to initialize of a server that does not know it: as a
+// method, or as a request without what a modern one has.
+var unreadable = []int{jsonrpc.CodeMethodNotFound, jsonrpc.CodeInvalidParams, jsonrpc.CodeInvalidRequest}
 
 // openHTTP sends the host's initialize over Streamable HTTP. A server that refuses
 // it as a modern one does is asked by server/discover, and translated for if it
@@ -313,7 +342,7 @@ func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) er
 	err := probing(ctx, now, given, func(status int, m *jsonrpc.Message) bool {
 		code := era.ErrorCode(m.Error)
 		version, _ := jsonrpc.LookupString(m.Result, "protocolVersion")
-		return era.IsModernCode(code) || code == jsonrpc.CodeMethodNotFound || slices.Contains(era.ModernVersions, version) ||
+		return era.IsModernCode(code) || slices.Contains(unreadable, code) || slices.Contains(era.ModernVersions, version) ||
 			m.Error != nil && elsewhere(&refusal{status: status})
 	})
 	_, refused := errors.AsType[*refusal](err)
@@ -477,10 +506,17 @@ func (e *eras) reopen(ctx context.Context, refused remote, seen int, pause time.
 		return moved
 	}
 	failed := false
-	err := e.open(ctx, transport.Call{Message: initialize, Deliver: func(m *jsonrpc.Message) error {
+	call := transport.Call{Message: initialize, Deliver: func(m *jsonrpc.Message) error {
 		failed = failed || m.IsResponse() && m.Error != nil
 		return nil
-	}}, refused)
+	}}
+	err := e.open(ctx, call, refused)
+	if _, sessions := refused.(*transport.Session); sessions && err == nil && !failed && pause == lookAgain && e.goesTo(refused) {
+		// It opens sessions, and refuses what comes in them.
+		if again := e.try(ctx, call, refused, e.discovered(), onlyModern); again != nil {
+			e.b.log.Debug("nor is it discovered", "answer", again.Error())
+		}
+	}
 	e.mu.Lock()
 	r := e.forLegacy
 	switch {
@@ -543,8 +579,7 @@ func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) er
 	}
 	err := probing(ctx, e.modern, given, func(status int, m *jsonrpc.Message) bool { return e.refusedAsLegacy(call.Message, status, m) })
 	_, refused := errors.AsType[*refusal](err)
-	status, answer := errors.AsType[*transport.StatusError](err)
-	if !refused && !(answer && (elsewhere(err) || status.Status == http.StatusNotAcceptable || status.Status == http.StatusUnsupportedMediaType)) {
+	if !refused && !e.misunderstood(statusOf(err)) {
 		return err
 	}
 	found, other := e.look(ctx, call, err)
@@ -605,7 +640,7 @@ func (e *eras) refusedAsLegacy(request *jsonrpc.Message, status int, m *jsonrpc.
 	code := era.ErrorCode(m.Error)
 	switch {
 	case era.IsModernCode(code):
-		return false
+		return code == jsonrpc.CodeUnsupportedVersion && namesLegacyOnly(m)
 	case request.Method == methodDiscover: // which every modern server has
 		_, discovered := jsonrpc.Lookup(m.Result, "supportedVersions")
 		return !discovered
@@ -618,7 +653,35 @@ func (e *eras) refusedAsLegacy(request *jsonrpc.Message, status int, m *jsonrpc.
 	case code == jsonrpc.CodeMethodNotFound && status == http.StatusNotFound:
 		return false
 	}
-	return elsewhere(&refusal{status: status})
+	return e.misunderstood(status)
+}
+
+// namesLegacyOnly reports whether the error -32022 comes of a server that has it
+// from the modern revision and none of its versions.
+func namesLegacyOnly(m *jsonrpc.Message) bool {
+	list, _ := jsonrpc.Lookup(m.Error, "data", "supported")
+	var supported []string
+	return json.Unmarshal(list, &supported) == nil && // another list says nothing
+		slices.ContainsFunc(supported, func(v string) bool { return slices.Contains(era.LegacyVersions, v) }) &&
+		!slices.ContainsFunc(supported, func(v string) bool { return v > era.LegacyVersions[0] }) // they are dates
+}
+
+// misunderstood reports whether a status may come of a server that does not know
+// what a modern request is (2026-07-28, basic/versioning, "Compatibility Matrix":
+// any 4xx), and not of one that minds who asks, how much or how often. Of a server
+// that is known to be a modern one the rarer ones are about the request.
+func (e *eras) misunderstood(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnsupportedMediaType:
+		return true
+	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusProxyAuthRequired,
+		http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusMisdirectedRequest, http.StatusTooEarly,
+		http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge, http.StatusUnavailableForLegalReasons:
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.confirmed && 400 <= status && status <= 499
 }
 
 // find looks for the way to a server that refused a modern request with why. It

@@ -25,6 +25,9 @@ func TestAModernServerIsKnownByHowItRefusesInitialize(t *testing.T) {
 		"unknown method with status 200": func(w http.ResponseWriter, m *jsonrpc.Message) {
 			answerJSON(w, 200, `{"jsonrpc":"2.0","id":`+string(m.ID)+`,"error":{"code":-32601,"message":"Method not found"}}`)
 		},
+		"missing members with status 200": func(w http.ResponseWriter, m *jsonrpc.Message) {
+			answerJSON(w, 200, `{"jsonrpc":"2.0","id":`+string(m.ID)+`,"error":{"code":-32602,"message":"_meta is required"}}`)
+		},
 		"missing headers": func(w http.ResponseWriter, m *jsonrpc.Message) {
 			answerJSON(w, 400, `{"jsonrpc":"2.0","id":`+string(m.ID)+`,"error":{"code":-32600,"message":"the header Mcp-Method is required"}}`)
 		},

@@ -164,7 +164,7 @@ func (b *bridge) relay(p *pending) error {
 		if err == nil || p.ctx.Err() != nil || !b.reopens(p, err) {
 			return err
 		}
-		if time.Since(began) > time.Minute {
+		if time.Since(began) > steadyTime {
 			failures = 0
 		}
 		wait := min(250*time.Millisecond<<min(failures, 10), 30*time.Second)

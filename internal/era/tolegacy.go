@@ -312,10 +312,7 @@ func (t *ToLegacy) discovery(s *session) json.RawMessage {
 // be quiet again: what a request did not ask for is held back here.
 func (t *ToLegacy) levelled(r *request) bool {
 	s := r.s
-	if r.level < 0 || s.level >= 0 && r.level >= s.level && len(s.setting) == 0 {
-		return true
-	}
-	if _, logs := jsonrpc.Lookup(s.offered, "logging"); !logs {
+	if r.level < 0 || s.logs(r.level) && len(s.setting) == 0 {
 		return true
 	}
 	s.setting = append(s.setting, r)
@@ -323,6 +320,12 @@ func (t *ToLegacy) levelled(r *request) bool {
 		t.setLevel(r)
 	}
 	return false
+}
+
+// logs reports whether the server's log is as verbose as level, or always empty.
+func (s *session) logs(level int) bool {
+	_, logs := jsonrpc.Lookup(s.offered, "logging")
+	return !logs || level < 0 || s.level >= 0 && level >= s.level
 }
 
 func (t *ToLegacy) setLevel(r *request) {

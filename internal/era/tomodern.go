@@ -367,7 +367,11 @@ func (t *ToModern) input(now time.Time, a *ask, result json.RawMessage) {
 		t.refuseAsk(a, "the server has asked for what cannot be answered: %s", fault)
 		return
 	}
-	if len(questions) == 0 {
+	switch {
+	case len(questions) == 0 && a.state == nil: // asking again could change nothing
+		t.refuseAsk(a, "the server has asked for input without saying for what")
+		return
+	case len(questions) == 0:
 		a.again = now.Add(min(250*time.Millisecond<<(a.rounds-1), 5*time.Second))
 		return
 	}
@@ -479,7 +483,7 @@ func (t *ToModern) Ended(now time.Time, call int, err error) []Step {
 
 // Next implements Machine.
 func (t *ToModern) Next() time.Time {
-	next := t.listen.again
+	next := t.listenNext()
 	for _, a := range t.requests {
 		next = earliest(next, a.again)
 	}
@@ -488,10 +492,7 @@ func (t *ToModern) Next() time.Time {
 
 // Tick implements Machine.
 func (t *ToModern) Tick(now time.Time) []Step {
-	if due(t.listen.again, now) {
-		t.listen.again = time.Time{}
-		t.listenAnew(now)
-	}
+	t.listenTick(now)
 	for _, a := range sorted(t.requests) {
 		if due(a.again, now) {
 			a.again = time.Time{}

@@ -43,24 +43,71 @@ func (s *Bolt) Backup(ctx context.Context, w io.Writer) (n int64, err error) {
 	if err := s.usable(); err != nil {
 		return 0, err
 	}
+	begun := func() {
+		s.writing.Unlock()
+		writing = false
+	}
+	to := &interruptible{w, ctx, s.stop}
 	// The copy is of the settled store, which needs no log.
 	if err = s.settle(); err == nil {
-		err = s.db.guard(func() error {
-			return s.db.View(func(tx *bbolt.Tx) error {
-				// Where it fails now the next commit tries again.
-				_ = s.beginLog()
-				s.writing.Unlock()
-				writing = false
-				var err error
-				n, err = tx.WriteTo(&interruptible{w, ctx, s.stop})
-				return err
-			})
-		})
+		if s.db.grows {
+			n, err = s.copyAside(to, begun)
+		} else {
+			n, err = s.copyWhileRead(to, begun)
+		}
+		if err == nil {
+			err = ctx.Err() // it came with the last write
+		}
 	}
 	if err != nil {
 		return n, fmt.Errorf("back up store file %q: %w", s.path, err)
 	}
 	return n, nil
+}
+
+// copyWhileRead writes the settled file to w in a transaction that reads, which
+// keeps what it sees. It calls begun when others may write again. writing and mu
+// are held.
+func (s *Bolt) copyWhileRead(w io.Writer, begun func()) (n int64, err error) {
+	err = s.db.guard(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			// Where it fails now the next commit tries again.
+			_ = s.beginLog()
+			begun()
+			var err error
+			n, err = tx.WriteTo(w)
+			return err
+		})
+	})
+	return n, err
+}
+
+// copyAside is copyWhileRead where the map grows: no transaction may read for as
+// long as w takes. The file is copied beside itself, while writes wait, and goes
+// from there.
+func (s *Bolt) copyAside(w io.Writer, begun func()) (n int64, err error) {
+	f, err := os.CreateTemp(filepath.Dir(s.path), filepath.Base(s.path)+".aside-*") // mode 0600
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		_ = f.Close()
+		_ = os.Remove(f.Name()) // else when the store is opened next
+	}()
+	err = s.db.guard(func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			_, err := tx.WriteTo(f)
+			return err
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	begun() // the next commit begins a log
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return 0, err
+	}
+	return io.Copy(w, f)
 }
 
 // CheckBackup reads all of a file that Backup wrote, without changing it, and

@@ -317,6 +317,7 @@ type database struct {
 	*bbolt.DB
 	path   string
 	file   *os.File
+	grows  bool        // its map, for which bbolt waits until nobody reads; then nobody can begin to
 	wedged atomic.Bool // a transaction couldn't be rolled back: DB.Close would wait for ever
 }
 

@@ -333,8 +333,16 @@ func TestBoltClockThatJumpsAheadCostsNoRecord(t *testing.T) {
 	})
 }
 
+// mappings are the ways in which the file may be mapped.
+var mappings = map[string]store.Options{"large map": {}, "map that grows": store.Options{}.SmallMap()}
+
 func TestBoltBackupIsConsistentUnderWrites(t *testing.T) {
-	s := openBolt(t, storePath(t), store.Options{})
+	for name, o := range mappings {
+		t.Run(name, func(t *testing.T) { testBackupUnderWrites(t, openBolt(t, storePath(t), o)) })
+	}
+}
+
+func testBackupUnderWrites(t *testing.T, s *store.Bolt) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var started sync.WaitGroup
@@ -405,7 +413,12 @@ type writerFunc func([]byte) (int, error)
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 func TestBoltSlowBackupHoldsNobodyUp(t *testing.T) {
-	s := openBolt(t, storePath(t), store.Options{})
+	for name, o := range mappings {
+		t.Run(name, func(t *testing.T) { testSlowBackup(t, openBolt(t, storePath(t), o)) })
+	}
+}
+
+func testSlowBackup(t *testing.T, s *store.Bolt) {
 	mustCreate(t, s, "k", "0", time.Time{})
 	began, hold := make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -426,6 +439,8 @@ func TestBoltSlowBackupHoldsNobodyUp(t *testing.T) {
 	if _, err := s.Backup(t.Context(), writerFunc(func(b []byte) (int, error) { return len(b), nil })); !errors.Is(err, store.ErrBusy) {
 		t.Errorf("a second backup: error %v, want %v", err, store.ErrBusy)
 	}
+	wantValue(t, s, "k", "0")
+	wantValue(t, s, "large0", strings.Repeat("x", 1<<20))
 	if _, _, err := s.Compact(t.Context()); !errors.Is(err, store.ErrBusy) {
 		t.Errorf("a compaction during a backup: error %v, want %v", err, store.ErrBusy)
 	}
@@ -436,7 +451,14 @@ func TestBoltSlowBackupHoldsNobodyUp(t *testing.T) {
 }
 
 func TestBoltBackupStops(t *testing.T) {
-	s := openBolt(t, storePath(t), store.Options{})
+	for name, o := range mappings {
+		t.Run(name, func(t *testing.T) { testBackupStops(t, o) })
+	}
+}
+
+func testBackupStops(t *testing.T, o store.Options) {
+	path := storePath(t)
+	s := openBolt(t, path, o)
 	broken := errors.New("broken pipe")
 	if _, err := s.Backup(t.Context(), writerFunc(func([]byte) (int, error) { return 0, broken })); !strings.Contains(fmt.Sprint(err), broken.Error()) {
 		t.Errorf("error %v, want %v", err, broken)
@@ -451,6 +473,9 @@ func TestBoltBackupStops(t *testing.T) {
 	}
 	if _, err := s.Backup(t.Context(), writerFunc(func(b []byte) (int, error) { return len(b), nil })); !errors.Is(err, store.ErrClosed) {
 		t.Errorf("error %v, want %v", err, store.ErrClosed)
+	}
+	if left, err := filepath.Glob(path + ".aside-*"); err != nil || len(left) != 0 {
+		t.Errorf("files left: %q (%v)", left, err)
 	}
 }
 

@@ -41,6 +41,13 @@ func (s *Bolt) Turn() uint64 {
 	return s.wal.turn
 }
 
+// SmallMap has the file mapped as on Windows, and where the address space is
+// limited: the map grows with the file.
+func (o Options) SmallMap() Options {
+	o.smallMap = true
+	return o
+}
+
 const (
 	SweepSlack = sweepSlack
 	SweepScan  = sweepScan

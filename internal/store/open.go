@@ -19,6 +19,9 @@ type Options struct {
 	// SweepEvery is the pause between two background sweeps of the embedded
 	// store; 0: 5 minutes, negative: no background sweep.
 	SweepEvery time.Duration
+
+	// smallMap has the file mapped as where mapSize can't be had.
+	smallMap bool
 }
 
 func (o Options) withDefaults() Options {

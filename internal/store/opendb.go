@@ -52,8 +52,8 @@ const (
 // mapSize is how much of the address space the file may use before it must be
 // mapped anew, which a backup under way would hold up. It costs no memory. On
 // Windows the file itself would be made that large.
-func mapSize() int {
-	if strconv.IntSize < 64 || runtime.GOOS == "windows" {
+func (o Options) mapSize() int {
+	if strconv.IntSize < 64 || runtime.GOOS == "windows" || o.smallMap {
 		return 0
 	}
 	size := int64(8 << 30)
@@ -125,7 +125,7 @@ func checkPath(path string) error {
 // openExisting locks, maps and checks the file. Its errors are *OpenErrors but
 // for fs.ErrNotExist and bbolt's ErrTimeout.
 func openExisting(path string, o Options) (*database, error) {
-	d, err := mapFile(path, bbolt.Options{InitialMmapSize: mapSize()})
+	d, err := mapFile(path, bbolt.Options{InitialMmapSize: o.mapSize()})
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +161,7 @@ func mapFile(path string, options bbolt.Options) (*database, error) {
 		options.InitialMmapSize = 0 // the address space is limited
 		err = d.guard(open)
 	}
+	d.grows = options.InitialMmapSize == 0
 	if err != nil {
 		if d.file != nil && errors.Is(err, errDamaged) { // else bbolt has closed it
 			unlock(d.file)
@@ -313,10 +314,10 @@ func initDatabase(path string) error {
 	return errors.Join(err, db.Close())
 }
 
-// removeLeftovers removes what a process left that was killed while it made or
-// compacted the store. The lock on the store is held.
+// removeLeftovers removes what a process left that was killed while it made,
+// compacted or backed up the store. The lock on the store is held.
 func removeLeftovers(path string) {
-	for _, kind := range []string{".new-", ".compact-"} {
+	for _, kind := range []string{".new-", ".compact-", ".aside-"} {
 		left, err := filepath.Glob(escapeGlob(path) + kind + "*")
 		if err != nil {
 			continue

@@ -161,6 +161,20 @@ func TestResponseUnderAMangledIDIsThisRequests(t *testing.T) {
 	}
 }
 
+// Clients that read an answer as text never see it (WHATWG Encoding, "UTF-8 decode").
+func TestByteOrderMarkInFrontOfAnAnswerIsNotPartOfIt(t *testing.T) {
+	srv := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		answerJSON(w, 200, "\xef\xbb\xbf"+`{"jsonrpc":"2.0","id":1,"result":{}}`)
+	})
+	var got received
+	if err := newClient(t, srv.URL).Do(t.Context(), transport.Call{Message: message(t, callTool), Deliver: got.add}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{`{"jsonrpc":"2.0","id":1,"result":{}}`}, got.all()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestAnswerThatIsNoResponseNamesHostAndStatus(t *testing.T) {
 	tests := []struct {
 		name   string

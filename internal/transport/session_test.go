@@ -418,6 +418,27 @@ func TestServerIsListenedTo(t *testing.T) {
 	})
 }
 
+// A proxy that cuts a quiet stream is no reason to listen ever more rarely.
+func TestStreamThatIsCutWhenQuietIsOpenedAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var opens atomic.Int32
+		state := &sessions{get: func(w http.ResponseWriter, r *http.Request) {
+			opens.Add(1)
+			stream(w)(": quiet\n\n")
+			select {
+			case <-time.After(30 * time.Second):
+			case <-r.Context().Done():
+			}
+		}}
+		_, c, _ := serveMemory(t, state.ServeHTTP)
+		open(t, c, drop)
+		time.Sleep(10 * time.Minute)
+		if n := opens.Load(); n < 19 {
+			t.Errorf("opened %d times in 10 minutes", n)
+		}
+	})
+}
+
 func TestServerWithoutAStreamOfItsOwnIsAskedOnce(t *testing.T) {
 	for _, status := range []int{405, 404, 400, 501, 200} {
 		synctest.Test(t, func(t *testing.T) {
