@@ -6,6 +6,7 @@ import (
 	"net/http/cookiejar"
 	"net/url"
 	"strings"
+	"testing"
 
 	"golang.org/x/net/html"
 )
@@ -212,4 +213,36 @@ func attr(n *html.Node, name string) string {
 		}
 	}
 	return ""
+}
+
+// pressWith fills fields of the form and presses a button of it.
+func (v *visit) pressWith(label string, pairs ...string) *visit {
+	v.b.e.t.Helper()
+	return v.b.do(filled(v.b.e.t, v.form(label), pairs...))
+}
+
+func filled(t testing.TB, r *http.Request, pairs ...string) *http.Request {
+	t.Helper()
+	if err := r.ParseForm(); err != nil {
+		t.Fatal(err)
+	}
+	values := r.PostForm
+	for i := 0; i < len(pairs); i += 2 {
+		values.Set(pairs[i], pairs[i+1])
+	}
+	out := request(t, r.Method, r.URL.String(), strings.NewReader(values.Encode()))
+	out.Header = r.Header.Clone()
+	return out
+}
+
+func expectPage(t testing.TB, v *visit, status int, texts ...string) {
+	t.Helper()
+	if v.left || v.status != status {
+		t.Fatalf("page %v (%d), want %d:\n%s", v.url, v.status, status, v.body)
+	}
+	for _, text := range texts {
+		if !strings.Contains(v.body, text) {
+			t.Errorf("the page does not say %q:\n%s", text, v.body)
+		}
+	}
 }

@@ -26,6 +26,7 @@ func TestAnswersUnderMangledIDsReachTheServer(t *testing.T) {
 		"a fraction":       {[]string{"7.0", "8"}, "7", "7.0", "{}"},
 		"a string":         {[]string{"7", "8"}, `"7"`, "", "{}"}, // an answer to another, or twice
 		"a number":         {[]string{`"7"`}, `7`, "", "{}"},
+		"escapes":          {[]string{`"a\u0041"`, `"b"`}, `"aA"`, `"a\u0041"`, "{}"},
 		"its own":          {[]string{"7", `"7"`}, `"7"`, `"7"`, "{}"},
 		"either":           {[]string{"9007199254740993", "9007199254740992.0"}, "9007199254740992", "", "{}"},
 		"another":          {[]string{"7"}, "8", "", "{}"},

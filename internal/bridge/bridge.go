@@ -367,13 +367,13 @@ func (b *bridge) response(m *jsonrpc.Message) {
 
 // askedFor returns the request of the server that a response with this id is for.
 // Hosts that read ids as floating-point numbers give back 9007199254740992 for
-// ...993. The caller holds the lock.
+// ...993; 1 and "1" are two ids all the same. The caller holds the lock.
 func (b *bridge) askedFor(id json.RawMessage) (key string, ok bool) {
-	if _, ok := b.asked[jsonrpc.IDKey(id)]; ok || id == nil || string(id) == "null" || id[0] == '"' {
+	if _, ok := b.asked[jsonrpc.IDKey(id)]; ok || id == nil || string(id) == "null" {
 		return jsonrpc.IDKey(id), ok
 	}
 	for asked := range b.asked {
-		if asked[0] != '"' && transport.SameID(id, json.RawMessage(asked)) {
+		if (asked[0] == '"') == (id[0] == '"') && transport.SameID(id, json.RawMessage(asked)) {
 			if ok { // it could be for either
 				return "", false
 			}

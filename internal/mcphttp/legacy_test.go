@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -236,29 +237,32 @@ func TestConcurrentCallsKeepTheirOwnProgressInOrder(t *testing.T) {
 }
 
 func TestASlowReaderSlowsItsOwnCall(t *testing.T) {
-	sent := make(chan int, 1)
-	s := start(t, with("flood", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
-		raw := jsonrpc.NewNotification("notifications/progress", map[string]any{"progressToken": 1, "message": strings.Repeat("x", 64<<10)})
-		for i := range 2000 {
-			if err := call.Notify(ctx, raw); err != nil {
-				sent <- i
-				return nil, err
+	synctest.Test(t, func(t *testing.T) {
+		sent := make(chan int, 1)
+		s := startBubble(t, with("flood", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
+			raw := jsonrpc.NewNotification("notifications/progress", map[string]any{"progressToken": 1, "message": strings.Repeat("x", 64<<10)})
+			for i := range 2000 {
+				if err := call.Notify(ctx, raw); err != nil {
+					sent <- i
+					return nil, err
+				}
 			}
+			sent <- 2000
+			return jsonrpc.NewResult(call.Message.ID, nil), nil
+		}), nil)
+		body, h := modern("1", "tools/call", `"name":"flood"`)
+		res := s.post(body, h)
+		synctest.Wait()
+		select {
+		case n := <-sent:
+			t.Fatalf("%d notifications were taken for a client that reads none", n)
+		default:
 		}
-		sent <- 2000
-		return jsonrpc.NewResult(call.Message.ID, nil), nil
-	}))
-	body, h := modern("1", "tools/call", `"name":"flood"`)
-	res := s.post(body, h)
-	select {
-	case n := <-sent:
-		t.Fatalf("%d notifications were taken for a client that reads none", n)
-	case <-time.After(300 * time.Millisecond): // the socket's buffers are full by now
-	}
-	_ = res.Body.Close()
-	if n := <-sent; n == 2000 {
-		t.Error("the call went on after its client had gone")
-	}
+		_ = res.Body.Close()
+		if n := <-sent; n == 2000 {
+			t.Error("the call went on after its client had gone")
+		}
+	})
 }
 
 func TestSessionTellsWhatTheClientDeclared(t *testing.T) {
