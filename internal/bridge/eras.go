@@ -104,10 +104,11 @@ func (e *eras) do(ctx context.Context, call transport.Call) error {
 	m := call.Message
 	e.mu.Lock()
 	if m.IsRequest() {
-		e.hostModern = transport.IsModern(m)
 		if m.Method == methodInitialize {
 			e.initialize = m
 		}
+		// One that has never opened a session stays modern, whatever it leaves out.
+		e.hostModern = transport.IsModern(m) || e.hostModern && e.initialize == nil
 	}
 	isModern, legacy, modern, openings := e.hostModern, e.forLegacy, e.forModern, e.openings
 	e.mu.Unlock()

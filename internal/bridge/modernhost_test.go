@@ -42,6 +42,7 @@ func TestAModernHostIsTranslatedForALegacyServer(t *testing.T) {
 	h := start(t, bridge.Options{URL: serve(t, legacyOnly(front))})
 	want(t, h.call(modernCall("d", "server/discover", "")), `{"jsonrpc":"2.0","id":"d","result":{"resultType":"complete","supportedVersions":["2026-07-28","2025-11-25"],"capabilities":{"tools":{},"logging":{}},"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"s","version":"1"}},"ttlMs":0,"cacheScope":"private"}}`)
 	want(t, h.call(modernCall(1, "tools/call", `"name":"echo"`)), `{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","content":[],"x":1.50}}`)
+	want(t, h.call(request(9, "ping", "")), `{"jsonrpc":"2.0","id":9,"result":{"resultType":"complete"}}`) // some keep the habit
 
 	var parked struct {
 		Result struct{ ResultType, RequestState string }

@@ -134,6 +134,8 @@ func (t *ToLegacy) request(now time.Time, m *jsonrpc.Message) {
 	level, has := jsonrpc.LookupString(m.Params, "_meta", keyLogLevel)
 	r := &request{m: m, key: jsonrpc.IDKey(m.ID), level: slices.Index(levels, level)}
 	switch {
+	case m.Method == methodPing && version == "": // a habit of before that some hosts keep
+		t.deliver(r.key, jsonrpc.NewResult(m.ID, json.RawMessage(`{"resultType":"complete"}`)))
 	case !isObject(m.Params):
 		t.refuse(m.ID, jsonrpc.CodeInvalidParams, "params are not an object", nil)
 	case !slices.Contains(ModernVersions, version):
