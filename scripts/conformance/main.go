@@ -37,7 +37,7 @@ import (
 )
 
 // parts are the parts of the suite, by the name of the suite's own command, and
-// the official client for TypeScript.
+// the official SDKs for TypeScript and Go.
 var parts = map[string]func(context.Context, *bench) ([]scenario, error){
 	"authorization":     authorization,
 	"server-0.1.16":     serverScenarios(everythingOf("0.1.16")),
@@ -56,6 +56,7 @@ var parts = map[string]func(context.Context, *bench) ([]scenario, error){
 	"corners":           corners,
 	"everything-http":   exampleServer("streamableHttp", "/mcp"),
 	"everything-sse":    exampleServer("sse", "/sse"),
+	"go-sdk":            goSDK,
 	"typescript-client": typescript,
 }
 
