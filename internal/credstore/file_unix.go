@@ -69,6 +69,8 @@ func owned(info os.FileInfo) bool {
 
 func rename(from, to string) error { return os.Rename(from, to) }
 
+func remove(path string) error { return os.Remove(path) }
+
 // syncDir makes a rename survive a power cut. File systems that can't sync a
 // directory say so with EINVAL and are as good as they get.
 func syncDir(path string) error {

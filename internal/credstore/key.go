@@ -129,7 +129,7 @@ func (s *Store) sealingKey(ctx context.Context, forWrite bool) (key []byte, err 
 		}
 		settled = true
 		if m != nil && m.Backend == BackendFile && place.Backend == BackendKeyring {
-			_ = os.Remove(s.keyPath()) // it has moved
+			_ = remove(s.keyPath()) // it has moved
 		}
 	}
 	// Said when it is decided; every later start would only repeat it.
