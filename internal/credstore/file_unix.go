@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// readers is who may read what lies in the state directory.
+const readers = "readable by your user only"
+
 const lockFlags = os.O_CREATE | os.O_RDONLY | syscall.O_NOFOLLOW
 
 // openNoFollow opens without following a link in the last place, and without

@@ -10,10 +10,12 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-const lockFlags = os.O_CREATE | os.O_RDONLY
+// readers is who may read what lies in the state directory: there are no mode
+// bits. The access control list that %LocalAppData% hands down admits its user,
+// the system and administrators.
+const readers = "readable by whoever may read that directory"
 
-// The access control list that %LocalAppData% hands down admits its user, the
-// system and administrators; there are no mode bits to check.
+const lockFlags = os.O_CREATE | os.O_RDONLY
 
 func openNoFollow(path string) (f *os.File, err error) {
 	err = patiently(func() error {

@@ -136,7 +136,7 @@ func (s *Store) sealingKey(ctx context.Context, forWrite bool) (key []byte, err 
 	if place.Fallback && settled && s.pass != "" {
 		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, sealed with your passphrase", s.keyPath()))
 	} else if place.Fallback && settled {
-		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, readable by your user only", s.keyPath()))
+		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, %s", s.keyPath(), readers))
 	}
 	s.key, s.keyID = key, place.KeyID
 	return key, nil

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -113,7 +114,7 @@ func TestBoltUnusableFiles(t *testing.T) {
 			}
 			_, err := store.OpenBolt(t.Context(), path, store.Options{})
 			problem, ok := errors.AsType[*store.OpenError](err)
-			if !ok || problem.Path != path || !strings.Contains(problem.Fix, "restore a backup") || !strings.Contains(err.Error(), path) {
+			if !ok || problem.Path != path || !strings.Contains(problem.Fix, "restore a backup") || !strings.Contains(err.Error(), strconv.Quote(path)) {
 				t.Fatalf("error %v (%T)", err, err)
 			}
 			t.Log(err)
@@ -124,6 +125,9 @@ func TestBoltUnusableFiles(t *testing.T) {
 			}
 			if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
 				t.Errorf("beside the store there is %v (%v)", left, err)
+			}
+			if runtime.GOOS == "windows" {
+				return // what bbolt panicked on stays mapped, and can't be replaced, until the process ends
 			}
 			// The same process can go on once it is put right.
 			if err := os.WriteFile(path, good, 0o600); err != nil {
@@ -513,7 +517,8 @@ func TestBoltFileWithoutItsFreeEndIsDamaged(t *testing.T) {
 			_, err = s.Get(t.Context(), "a")
 			err = errors.Join(err, s.Close())
 		}
-		if problem, ok := errors.AsType[*store.OpenError](err); ok != (size != end) {
+		damaged := size != end && runtime.GOOS != "windows" // mapping a file makes it longer there
+		if problem, ok := errors.AsType[*store.OpenError](err); ok != damaged {
 			t.Errorf("%s: %v, %v", name, problem, err)
 		}
 	}
