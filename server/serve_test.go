@@ -17,6 +17,7 @@ import (
 
 	"github.com/mark3labs/mcp-go/mcp"
 
+	"github.com/mcp-clerk/mcp-clerk/internal/transport/memnet"
 	"github.com/mcp-clerk/mcp-clerk/server"
 )
 
@@ -157,9 +158,12 @@ func TestAStreamOutlivesTheDeadlineOfAPageOnItsConnection(t *testing.T) {
 	}
 }
 
-func TestShutdownLetsCallsFinishAndRefusesNewOnes(t *testing.T) {
-	entered, release := make(chan struct{}), make(chan struct{})
-	r := start(t, nil, func(s *server.Server) {
+// startWithHold starts a server with the tool "hold", whose one call says when it
+// is entered and ends when released.
+func startWithHold(t *testing.T) (r *rig, entered, release chan struct{}) {
+	t.Helper()
+	entered, release = make(chan struct{}), make(chan struct{})
+	r = start(t, nil, func(s *server.Server) {
 		s.AddTool(mcp.NewTool("hold"), func(ctx context.Context, _ mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 			close(entered)
 			select {
@@ -170,6 +174,11 @@ func TestShutdownLetsCallsFinishAndRefusesNewOnes(t *testing.T) {
 			}
 		})
 	})
+	return r, entered, release
+}
+
+func TestShutdownLetsCallsFinishAndRefusesNewOnes(t *testing.T) {
+	r, entered, release := startWithHold(t)
 	c := r.legacy(r.signIn(plainMail).Access)
 	result := make(chan toolResult, 1)
 	go func() {
@@ -235,18 +244,7 @@ func TestDrainDelayOnlyTurnsReadinessOff(t *testing.T) {
 // With a thousand streams open, in both eras, the end is as orderly: they are
 // told, the call in flight is answered, and nothing waits for its time-out.
 func TestShutdownWithAThousandStreams(t *testing.T) {
-	entered, release := make(chan struct{}), make(chan struct{})
-	r := start(t, nil, func(s *server.Server) {
-		s.AddTool(mcp.NewTool("hold"), func(ctx context.Context, _ mcp.CallToolRequest) (*mcp.CallToolResult, error) {
-			close(entered)
-			select {
-			case <-release:
-				return mcp.NewToolResultText("finished"), nil
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		})
-	})
+	r, entered, release := startWithHold(t)
 	access := r.signIn(plainMail).Access
 	modern, legacy := r.stateless(access), r.legacy(access)
 	subscribe := `{"jsonrpc":"2.0","id":"sub","method":"subscriptions/listen","params":` + modern.withMeta(`{"notifications":{"toolsListChanged":true}}`) + `}`
@@ -474,22 +472,6 @@ func TestHandlerBelowAPath(t *testing.T) {
 	}
 }
 
-// oneConn is a listener with a single connection.
-type oneConn struct {
-	conns chan net.Conn
-	net.Listener
-}
-
-func (l oneConn) Accept() (net.Conn, error) {
-	conn, ok := <-l.conns
-	if !ok {
-		return nil, net.ErrClosed
-	}
-	return conn, nil
-}
-
-func (oneConn) Close() error { return nil }
-
 // Case 50: whoever asks for a page and does not read it holds no connection.
 func TestAPageThatNobodyReadsIsGivenUp(t *testing.T) {
 	for _, path := range []string{"/healthz", "/authorize", "/.well-known/oauth-protected-resource/mcp", "/nowhere"} {
@@ -500,13 +482,15 @@ func TestAPageThatNobodyReadsIsGivenUp(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer srv.Close()
-				client, conn := net.Pipe()
-				l := oneConn{conns: make(chan net.Conn, 1)}
-				l.conns <- conn
+				network := memnet.New()
 				hs := &http.Server{Handler: srv.Handler(), ReadHeaderTimeout: time.Minute}
 				served := make(chan error, 1)
-				go func() { served <- hs.Serve(l) }()
-				defer func() { close(l.conns); hs.Close(); <-served }()
+				go func() { served <- hs.Serve(network) }()
+				defer func() { hs.Close(); <-served }()
+				client, err := network.Dial(t.Context(), "", "")
+				if err != nil {
+					t.Fatal(err)
+				}
 				defer client.Close()
 				if _, err := io.WriteString(client, "GET "+path+" HTTP/1.1\r\nHost: mcp.example.com\r\n\r\n"); err != nil {
 					t.Fatal(err)

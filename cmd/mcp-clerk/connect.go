@@ -77,6 +77,7 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 		return err
 	}
 	opts.quiet = opts.relay.Silent
+	o.Note = func(text string) { opts.note(opts.term, text) }
 	if opts.relay.Debug {
 		log, failed := openDebugLog(opts.StateDir, server)
 		if failed != nil {
@@ -109,9 +110,9 @@ func runConnect(ctx context.Context, opts connectOptions) (err error) {
 	o.Stdin, o.Stdout = stdin, stdout
 	o.HTTPClient = &http.Client{Transport: account.base, Jar: opts.relay.jar()}
 	o.Authorizer, o.SignInURL, o.SignIns, o.LoginCommand = shown, shown.current, shown.begun, opts.loginCommand(server)
-	o.Kept = account.note.Read
-	o.Keep = func(result []byte) {
-		_ = account.note.Write(result) // the next start is told less, and nothing else happens
+	o.Recall = account.note.Read
+	o.Remember = func(data []byte) {
+		_ = account.note.Write(data) // the next start knows less, and nothing else happens
 	}
 	o.Name, o.Version = "mcp-clerk", currentVersion()
 	err = bridge.Run(ctx, o)

@@ -44,11 +44,12 @@ type Options struct {
 	// SignIns delivers the URL of each sign-in when it begins, to be shown by a
 	// host that can. Nil: none is.
 	SignIns <-chan string
-	// Kept returns the initialize result that Keep was last given for this
-	// server, or nil: a host that must be answered in the server's place is told
-	// what the server said then. Both may be nil.
-	Kept func() []byte
-	Keep func(result []byte)
+	// Recall returns what Remember was last given for this server, or nil: what
+	// the server said of itself, for a host that must be answered in its place,
+	// and the only way in which it speaks, if it was found to have only one. That
+	// is no secret. Both may be nil.
+	Recall   func() []byte
+	Remember func(data []byte)
 	// LoginCommand is what a person runs to sign in, named in errors.
 	LoginCommand string
 	// Name and Version are how the bridge calls itself where it answers in the
@@ -75,6 +76,9 @@ type Options struct {
 	// Dump asks for the state of the bridge, which is written to DumpTo.
 	Dump   <-chan os.Signal
 	DumpTo io.Writer
+	// Note tells the person what they would otherwise look for in vain, in a line
+	// that quotes names as the server gave them. Nil: nobody is told.
+	Note func(text string)
 	// Log takes what happened, without secrets; nil drops it.
 	Log *slog.Logger
 }
@@ -86,6 +90,7 @@ const (
 	orderWait        = 5 * time.Second         // for the notification before to be accepted
 	noteTimeout      = time.Minute             // for a notification or a response to be accepted
 	tellTimeout      = 5 * time.Second         // for a cancellation to be accepted
+	steadyTime       = 10 * time.Second        // of a subscription stream that is no failure: proxies cut quiet ones
 	drainTime        = 800 * time.Millisecond  // for answers still due when stdin has ended
 	cancelTime       = 300 * time.Millisecond  // for telling the server what is cancelled at the end
 	exitTime         = 1700 * time.Millisecond // for all of it
@@ -122,6 +127,7 @@ type bridge struct {
 	out    *transport.Writer
 	spool  *transport.Spool
 	remote remote
+	memory *memory
 	life   context.Context //nolint:containedctx // Run's own, with its end as the cause
 	end    context.CancelCauseFunc
 	wg     sync.WaitGroup
@@ -132,6 +138,7 @@ type bridge struct {
 
 	mu        sync.Mutex
 	pending   map[string]*pending
+	held      map[string]chan struct{} // ids that may not be used again yet
 	asked     map[string]struct{}
 	handshake *handshake
 	version   string // negotiated with the host by initialize
@@ -224,9 +231,10 @@ func newBridge(o Options) (*bridge, *transport.Client, error) {
 	}
 	b := &bridge{
 		o: o, log: o.Log, host: client.Host(), spool: spool, out: transport.NewWriter(o.Stdout, spool),
-		pending: map[string]*pending{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
+		pending: map[string]*pending{}, held: map[string]chan struct{}{}, asked: map[string]struct{}{}, drained: make(chan struct{}),
 	}
 	b.life, b.end = context.WithCancelCause(context.Background())
+	b.memory = newMemory(b)
 	b.remote = newEras(b, client)
 	return b, client, nil
 }
@@ -331,14 +339,18 @@ func (b *bridge) reply(of *batch, raw []byte) {
 
 // response passes the host's answer on to the server that asked.
 func (b *bridge) response(m *jsonrpc.Message) {
-	key := jsonrpc.IDKey(m.ID)
 	b.mu.Lock()
-	_, ok := b.asked[key]
+	key, ok := b.askedFor(m.ID)
 	delete(b.asked, key)
 	if ok {
 		b.active++
 	}
 	b.mu.Unlock()
+	if ok && key != jsonrpc.IDKey(m.ID) {
+		if whole, err := b.loaded(m); err == nil { // else sending it fails for the same reason
+			m = parsed(jsonrpc.ReplaceID(whole, json.RawMessage(key)))
+		}
+	}
 	if !ok {
 		b.spool.Release(m.Raw)
 		b.log.Debug("dropped a response that the server does not wait for")
@@ -353,11 +365,34 @@ func (b *bridge) response(m *jsonrpc.Message) {
 	})
 }
 
+// askedFor returns the request of the server that a response with this id is for.
+// Hosts that read ids as floating-point numbers give back 9007199254740992 for
+// ...993; 1 and "1" are two ids all the same. The caller holds the lock.
+func (b *bridge) askedFor(id json.RawMessage) (key string, ok bool) {
+	if _, ok := b.asked[jsonrpc.IDKey(id)]; ok || id == nil || string(id) == "null" {
+		return jsonrpc.IDKey(id), ok
+	}
+	for asked := range b.asked {
+		if (asked[0] == '"') == (id[0] == '"') && transport.SameID(id, json.RawMessage(asked)) {
+			if ok { // it could be for either
+				return "", false
+			}
+			key, ok = asked, true
+		}
+	}
+	return key, ok
+}
+
 // notification passes one on, in the order they were read. It waits until the
 // session is open.
 func (b *bridge) notification(m *jsonrpc.Message) {
 	if m.Method == methodCancelled {
 		b.cancel(m)
+		return
+	}
+	if err := b.o.Filter.refuses(m); err != nil { // a server may execute it all the same
+		b.spool.Release(m.Raw)
+		b.log.Warn("dropped a notification", "method", m.Method, "error", err.Error())
 		return
 	}
 	b.mu.Lock()

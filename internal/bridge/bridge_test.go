@@ -1,17 +1,11 @@
 package bridge_test
 
 import (
-	"bufio"
-	"context"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -79,36 +73,6 @@ func TestNothingIsProbed(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
-	}
-}
-
-// As when somebody types the messages into a file and pipes it in.
-func TestRequestsBeforeTheEndOfStdinAreAnswered(t *testing.T) {
-	for range 20 {
-		state := &remote{}
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		script := initialize + "\n" + initialized + "\r\n\n" + request(1, "tools/list", "") + "\n" + request(2, "tools/call", "{}") // no newline
-		if _, err := io.WriteString(w, script); err != nil {
-			t.Fatal(err)
-		}
-		_ = w.Close()
-		var out strings.Builder
-		err = bridge.Run(t.Context(), bridge.Options{Stdin: r, Stdout: &out, URL: serve(t, state)})
-		_ = r.Close()
-		lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-		if err != nil || len(lines) != 3 || !strings.Contains(lines[0], "serverInfo") {
-			t.Fatalf("got %q, %v", lines, err)
-		}
-		slices.Sort(lines[1:])
-		if lines[1] != answer(1) || lines[2] != answer(2) {
-			t.Fatalf("got %q", lines)
-		}
-		if state.early != 0 || state.count(http.MethodDelete) != 1 {
-			t.Fatalf("%d requests before initialized, %d DELETEs", state.early, state.count(http.MethodDelete))
-		}
 	}
 }
 
@@ -182,76 +146,6 @@ func TestBatchOfItsRevision(t *testing.T) {
 	}
 }
 
-func TestThousandRequestsInFlightArePairedRight(t *testing.T) {
-	const n = 1000
-	var mu sync.Mutex
-	var waiting []func()
-	release := make(chan struct{})
-	state := &remote{handle: func(w http.ResponseWriter, _ *http.Request, m *jsonrpc.Message) {
-		mu.Lock()
-		waiting = append(waiting, nil)
-		if len(waiting) == n {
-			close(release)
-		}
-		mu.Unlock()
-		<-release
-		own := string(jsonrpc.NewResult(m.ID, jsonrpc.NewResult(m.ID, nil)))
-		if rand.N(2) == 0 {
-			answerJSON(w, 200, own)
-			return
-		}
-		// Twice, and with responses nobody asked for.
-		events(w)(`{"jsonrpc":"2.0","id":"unknown","result":{}}`, own, own, `{"jsonrpc":"2.0","id":`+string(m.ID)+`,"error":{"code":1,"message":"late"}}`)
-	}}
-	h := start(t, bridge.Options{URL: serve(t, state)})
-	h.handshake()
-	go func() {
-		for i := range n {
-			if i%2 == 0 {
-				_, _ = io.WriteString(h.in, request(i, "tools/call", "")+"\n")
-			} else {
-				_, _ = io.WriteString(h.in, request(fmt.Sprint(i-1), "tools/call", "")+"\n")
-			}
-		}
-	}()
-	answered := map[string]int{}
-	for range n {
-		m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		answered[string(m.ID)]++
-		if inner, _ := jsonrpc.Lookup(m.Result, "id"); string(inner) != string(m.ID) {
-			t.Errorf("%s was answered by %s", m.ID, m.Raw)
-		}
-	}
-	if len(answered) != n {
-		t.Errorf("%d of %d requests were answered", len(answered), n)
-	}
-	h.quiet(50 * time.Millisecond)
-}
-
-func TestIDInFlightIsNotUsedTwice(t *testing.T) {
-	release := make(chan struct{})
-	state := &remote{handle: func(w http.ResponseWriter, _ *http.Request, m *jsonrpc.Message) {
-		<-release
-		answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
-	}}
-	h := start(t, bridge.Options{URL: serve(t, state)})
-	h.handshake()
-	h.send(request(1, "tools/call", ""))
-	if code, _ := errorOf(t, h.call(request(1, "tools/call", "")), nil); code != -32600 {
-		t.Errorf("got %d", code)
-	}
-	close(release)
-	if got := h.next(); got != answer(1) {
-		t.Errorf("got %s", got)
-	}
-	if got := h.call(request(1, "tools/call", "")); got != answer(1) { // over: the id is free
-		t.Errorf("got %s", got)
-	}
-}
-
 func TestServerAsksTheHost(t *testing.T) {
 	ask := func(id string) string {
 		return `{"jsonrpc":"2.0","id":` + id + `,"method":"elicitation/create","params":{"x":1.0}}`
@@ -315,81 +209,6 @@ func TestServerIsHeardOnItsOwnStream(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{answer(5)}, state.bodies("")); diff != "" {
 		t.Error(diff)
-	}
-}
-
-// 2025-11-25, basic/utilities/cancellation.
-func TestCancelledRequestHasNoResponse(t *testing.T) {
-	arrived, told := make(chan struct{}), make(chan struct{})
-	state := &remote{handle: func(w http.ResponseWriter, _ *http.Request, m *jsonrpc.Message) {
-		if string(m.ID) != "1" {
-			answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
-			return
-		}
-		send := events(w)
-		close(arrived)
-		<-told
-		send(`{"jsonrpc":"2.0","method":"notifications/progress"}`, string(jsonrpc.NewResult(m.ID, nil)))
-	}}
-	srv := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		state.ServeHTTP(w, r)
-		if len(state.bodies("notifications/cancelled")) == 1 {
-			select {
-			case <-told:
-			default:
-				close(told)
-			}
-		}
-	}))
-	h := start(t, bridge.Options{URL: srv})
-	h.handshake()
-	h.send(request(1, "tools/call", ""))
-	<-arrived
-	note := `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"reason":"‹", "requestId":1}}`
-	for _, other := range []string{
-		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"1"}}`,
-		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":77}}`,
-		`{"jsonrpc":"2.0","method":"notifications/cancelled"}`,
-		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"i"}}`,
-	} {
-		h.send(other)
-	}
-	h.send(note)
-	<-told
-	if got := h.call(request(2, "ping", "")); got != answer(2) {
-		t.Errorf("got %s", got)
-	}
-	h.send(note) // it is over
-	h.quiet(50 * time.Millisecond)
-	if err := h.end(); err != nil {
-		t.Error(err)
-	}
-	if diff := cmp.Diff([]string{note}, state.bodies("notifications/cancelled")); diff != "" {
-		t.Errorf("the server got: (-want +got)\n%s", diff)
-	}
-}
-
-// 2026-07-28, basic/patterns/cancellation: closing the stream says it.
-func TestModernRequestIsCancelledByClosingItsStream(t *testing.T) {
-	arrived, closed := make(chan struct{}), make(chan struct{})
-	state := &remote{handle: func(w http.ResponseWriter, r *http.Request, _ *jsonrpc.Message) {
-		send := events(w)
-		close(arrived)
-		<-r.Context().Done()
-		send(answer(1))
-		close(closed)
-	}}
-	h := start(t, bridge.Options{URL: serve(t, state)})
-	h.send(modern(1, "tools/call"))
-	<-arrived
-	h.send(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`)
-	<-closed
-	h.quiet(50 * time.Millisecond)
-	if err := h.end(); err != nil {
-		t.Error(err)
-	}
-	if n := len(state.seen()); n != 1 {
-		t.Errorf("%d requests", n)
 	}
 }
 
@@ -476,66 +295,6 @@ func TestSubscriptionIsOpenedAgainUnderTheSameID(t *testing.T) {
 	})
 }
 
-func TestSubscriptionDoesNotKeepTheBridge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		closed := make(chan struct{})
-		state := &remote{handle: func(w http.ResponseWriter, r *http.Request, _ *jsonrpc.Message) {
-			events(w)(`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged"}`)
-			<-r.Context().Done()
-			close(closed)
-		}}
-		o, _ := inMemory(t, state)
-		h := start(t, o)
-		h.call(modern(1, "subscriptions/listen"))
-		began := time.Now()
-		if err := h.end(); err != nil || time.Since(began) != 0 {
-			t.Errorf("%v after %v", err, time.Since(began))
-		}
-		<-closed
-	})
-}
-
-func TestQuietRequestTimesOutAndProgressExtendsIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		state := &remote{handle: func(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message) {
-			send := events(w)
-			for range 5 {
-				time.Sleep(50 * time.Second)
-				send(`{"jsonrpc":"2.0","method":"notifications/progress"}`)
-			}
-			if string(m.ID) == "1" {
-				<-r.Context().Done()
-				return
-			}
-			send(string(jsonrpc.NewResult(m.ID, nil)))
-		}}
-		o, _ := inMemory(t, state)
-		o.RequestTimeout = time.Minute
-		h := start(t, o)
-		h.handshake()
-		began := time.Now()
-		h.send(request(1, "tools/call", ""))
-		for range 5 {
-			h.next()
-		}
-		code, text := errorOf(t, h.next(), 1)
-		if code != -32603 || !strings.Contains(text, "server.test did not respond to tools/call within 1m0s") || time.Since(began) != 310*time.Second {
-			t.Errorf("%d %s after %v", code, text, time.Since(began))
-		}
-		synctest.Wait()
-		if got := state.bodies("notifications/cancelled"); len(got) != 1 || !strings.Contains(got[0], `"requestId":1`) {
-			t.Errorf("the server was told %q", got)
-		}
-		h.send(request(2, "tools/call", ""))
-		for range 5 {
-			h.next()
-		}
-		if got := h.next(); got != answer(2) {
-			t.Errorf("got %s", got)
-		}
-	})
-}
-
 // At most one error for each request, naming what happened and what to do.
 func TestFaultsOfTheServerAreErrorsOfTheRequest(t *testing.T) {
 	tests := map[string]struct {
@@ -587,134 +346,15 @@ func TestServerThatIsAwayIsAnErrorAndReachedLater(t *testing.T) {
 		state := &remote{}
 		o, net := inMemory(t, state)
 		h := start(t, o)
-		net.refuse.Store(true)
+		net.Refuse.Store(true)
 		code, text := errorOf(t, h.call(initialize), "i")
 		if code != -32603 || !strings.Contains(text, "cannot reach server.test") || !strings.Contains(text, "nothing was sent") {
 			t.Errorf("got %d %s", code, text)
 		}
-		net.refuse.Store(false)
+		net.Refuse.Store(false)
 		h.handshake() // the host tries again
 		if got := h.call(request(1, "ping", "")); got != answer(1) {
 			t.Errorf("got %s", got)
-		}
-	})
-}
-
-// Every request is answered, by a new session each time, without a new sign-in.
-func TestServerRestartedUnderLoad(t *testing.T) {
-	state := &remote{token: "tok"}
-	who := &person{token: "tok"}
-	h := start(t, bridge.Options{URL: serve(t, state), Authorizer: who})
-	h.handshake()
-	const restarts, each = 20, 50
-	go func() {
-		for i := range restarts * each {
-			if i%each == each/2 {
-				state.restart()
-			}
-			_, _ = io.WriteString(h.in, request(i, "tools/call", "")+"\n")
-		}
-	}()
-	got := map[string]bool{}
-	for range restarts * each {
-		m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
-		if err != nil || m.Result == nil {
-			t.Fatalf("got %s", m.Raw)
-		}
-		got[string(m.ID)] = true
-	}
-	if len(got) != restarts*each || who.times() != 0 || state.early != 0 {
-		t.Errorf("%d answered, %d sign-ins, %d requests before initialized", len(got), who.times(), state.early)
-	}
-}
-
-func TestEndCancelsWhatIsInFlight(t *testing.T) {
-	why := errors.New("terminated")
-	ends := map[string]struct {
-		end  func(h *host)
-		want error
-		top  time.Duration
-	}{
-		"end of stdin":   {func(h *host) { _ = h.in.Close() }, nil, 2 * time.Second},
-		"signal":         {func(h *host) { h.stop(why) }, why, time.Second},
-		"stdout is gone": {nil, nil, time.Second},
-	}
-	for name, tt := range ends {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var closed atomic.Int32
-				push := make(chan string)
-				state := &remote{
-					handle: func(w http.ResponseWriter, r *http.Request, _ *jsonrpc.Message) {
-						events(w)()
-						<-r.Context().Done()
-						closed.Add(1)
-					},
-					get: func(w http.ResponseWriter, r *http.Request) {
-						send := events(w)
-						select {
-						case m := <-push:
-							send(m)
-						case <-r.Context().Done():
-						}
-					},
-				}
-				o, _ := inMemory(t, state)
-				o.Authorizer = &person{token: "tok"}
-				h := start(t, o)
-				h.handshake()
-				for i := range 3 {
-					h.send(request(i, "tools/call", ""))
-				}
-				h.send(modern("m", "tools/call"))
-				synctest.Wait()
-				began := time.Now()
-				if tt.end != nil {
-					tt.end(h)
-				} else {
-					h.closeStdout()
-					push <- `{"jsonrpc":"2.0","method":"notifications/x"}`
-				}
-				if err := h.wait(); !errors.Is(err, tt.want) || time.Since(began) > tt.top {
-					t.Errorf("%v after %v", err, time.Since(began))
-				}
-				synctest.Wait()
-				if n := len(state.bodies("notifications/cancelled")); n != 3 || closed.Load() != 4 {
-					t.Errorf("%d requests cancelled, %d closed", n, closed.Load())
-				}
-				last := state.seen()[len(state.seen())-1]
-				if last.HTTP != http.MethodDelete || last.Header.Get("Authorization") != "Bearer tok" || last.Header.Get("Mcp-Session-Id") != "session-1" {
-					t.Errorf("the last request was %+v", last)
-				}
-			})
-		})
-	}
-}
-
-// The process can end although the host reads nothing and the server does not answer.
-func TestNothingKeepsTheBridgeFromEnding(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		state := &remote{handle: func(w http.ResponseWriter, r *http.Request, m *jsonrpc.Message) {
-			send := events(w)
-			for r.Context().Err() == nil {
-				send(`{"jsonrpc":"2.0","method":"notifications/progress","params":{"p":"` + strings.Repeat("x", 1000) + `"}}`)
-			}
-		}}
-		o, _ := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodDelete || strings.Contains(r.Header.Get("X"), "never") {
-				<-r.Context().Done()
-				return
-			}
-			state.ServeHTTP(w, r)
-		}))
-		h := start(t, o)
-		h.handshake()
-		h.send(request(1, "tools/call", ""), request(2, "tools/call", ""))
-		synctest.Wait() // both streams are stuck behind stdout
-		began := time.Now()
-		_ = h.in.Close()
-		if err := <-h.done; err != nil || time.Since(began) > 2*time.Second {
-			t.Errorf("%v after %v", err, time.Since(began))
 		}
 	})
 }
@@ -794,100 +434,8 @@ func TestLargeMessagesPass(t *testing.T) {
 	}
 }
 
-// A signal ends the read of stdin that is under way, where the system can.
-func TestSignalEndsTheReadUnderWay(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _, _ = r.Close(), w.Close() }()
-	why := errors.New("terminated")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	done := make(chan error)
-	state := &remote{}
-	out, in := io.Pipe()
-	go func() { done <- bridge.Run(ctx, bridge.Options{Stdin: r, Stdout: in, URL: serve(t, state)}) }()
-	if _, err := io.WriteString(w, initialize+"\n"); err != nil {
-		t.Fatal(err)
-	}
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.Contains(line, "serverInfo") {
-		t.Fatalf("got %q, %v", line, err)
-	}
-	cancel(why)
-	if err := <-done; !errors.Is(err, why) {
-		t.Errorf("got %v", err)
-	}
-	// That no goroutine is left in the read, TestMain checks.
-	if n := state.count(http.MethodDelete); n != 1 {
-		t.Errorf("%d DELETEs", n)
-	}
-}
-
-// deadlined is a stdin that can be interrupted, as an os.File.
-type deadlined struct{ *io.PipeReader }
-
-func (d deadlined) SetReadDeadline(time.Time) error { return d.CloseWithError(os.ErrDeadlineExceeded) }
-
-func TestIdleBridgeEndsAtOnceWithStdin(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		o, _ := inMemory(t, &remote{})
-		r, w := io.Pipe()
-		var out strings.Builder
-		o.Stdin, o.Stdout = deadlined{r}, &out
-		done := make(chan error)
-		go func() { done <- bridge.Run(t.Context(), o) }()
-		_, _ = io.WriteString(w, initialize+"\n")
-		synctest.Wait()
-		began := time.Now()
-		_ = w.Close()
-		if err := <-done; err != nil || time.Since(began) != 0 || !strings.Contains(out.String(), "serverInfo") {
-			t.Errorf("%v after %v, having written %q", err, time.Since(began), out.String())
-		}
-	})
-}
-
 func TestRunRefusesABadURL(t *testing.T) {
 	if err := bridge.Run(t.Context(), bridge.Options{Stdin: strings.NewReader(""), Stdout: io.Discard, URL: "ftp://x"}); err == nil {
 		t.Error("no error")
 	}
-}
-
-func BenchmarkRelayedCall(b *testing.B) {
-	for _, inFlight := range []int{1, 32} {
-		b.Run(fmt.Sprint("in flight ", inFlight), func(b *testing.B) {
-			h := start(b, bridge.Options{URL: serve(b, &counting{})})
-			h.handshake()
-			raw := request(1, "tools/call", `{"name":"add","arguments":{"a":19,"b":23}}`)
-			b.ReportAllocs()
-			sent := 0
-			for b.Loop() {
-				for sent < inFlight {
-					sent++
-					h.send(strings.Replace(raw, `"id":1`, fmt.Sprintf(`"id":%d`, sent), 1))
-				}
-				line := h.next()
-				m, err := jsonrpc.Parse([]byte(line), jsonrpc.Limits{})
-				if err != nil {
-					b.Fatal(err)
-				}
-				h.send(strings.Replace(raw, `"id":1`, `"id":`+string(m.ID), 1))
-			}
-		})
-	}
-}
-
-// counting is a server that records nothing.
-type counting struct{ remote }
-
-func (c *counting) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodPost && r.Header.Get("Mcp-Session-Id") != "" {
-		body, _ := io.ReadAll(r.Body)
-		if m, err := jsonrpc.Parse(body, jsonrpc.Limits{}); err == nil && m.IsRequest() {
-			answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
-			return
-		}
-		w.WriteHeader(http.StatusAccepted)
-		return
-	}
-	c.remote.ServeHTTP(w, r)
 }

@@ -30,7 +30,8 @@ const (
 // eras is the server as a host of either era sees it. What the host sends goes
 // out first as it is; only what the server refuses as of another era is
 // translated, and so is what follows. What has been found out holds for the
-// process, until it fails. Nothing is sent that the host did not ask for.
+// process, until it fails, and that a server speaks one way only holds for those
+// after it. Nothing is sent that the host did not ask for.
 type eras struct {
 	b      *bridge
 	client *transport.Client
@@ -62,10 +63,16 @@ func newEras(b *bridge, client *transport.Client) *eras {
 	e := &eras{b: b, client: client, modern: &modernLeg{client: client, b: b}, sole: make(chan struct{}, 1)}
 	e.forLegacy = client.NewSession(e.unasked)
 	e.forModern = e.modern
-	switch b.o.Strategy {
-	case SSEFirst, SSEOnly:
+	only := b.memory.only()
+	if only != "" {
+		b.log.Debug("the server spoke one way only, trying that first", "way", string(only))
+	}
+	switch {
+	case b.o.Strategy == SSEFirst, b.o.Strategy == SSEOnly, only == onlySSE && e.fallsBack():
 		e.forLegacy = client.NewSSESession(e.unasked)
-		e.forModern = e.translate(era.NewToLegacy(e.legacyOptions()), e.dialSSE)
+		e.forModern = e.sessions(e.dialSSE)
+	case only == onlySessions:
+		e.forModern = e.sessions(e.dialHTTP)
 	}
 	return e
 }
@@ -97,10 +104,11 @@ func (e *eras) do(ctx context.Context, call transport.Call) error {
 	m := call.Message
 	e.mu.Lock()
 	if m.IsRequest() {
-		e.hostModern = transport.IsModern(m)
 		if m.Method == methodInitialize {
 			e.initialize = m
 		}
+		// One that has never opened a session stays modern, whatever it leaves out.
+		e.hostModern = transport.IsModern(m) || e.hostModern && e.initialize == nil
 	}
 	isModern, legacy, modern, openings := e.hostModern, e.forLegacy, e.forModern, e.openings
 	e.mu.Unlock()
@@ -116,14 +124,16 @@ func (e *eras) do(ctx context.Context, call transport.Call) error {
 	}
 	given := call
 	given.Refused = func(status int, m *jsonrpc.Message) error {
-		if era.IsModernCode(era.ErrorCode(m.Error)) {
-			return &refusal{status, m} // it was a legacy one when the session was opened
+		r := &refusal{status, m}
+		if era.IsModernCode(era.ErrorCode(m.Error)) || ofAnotherVersion(r) {
+			return r // it was a legacy one when the session was opened, or seemed to be
 		}
 		return call.Deliver(m)
 	}
 	err := legacy.Do(ctx, given)
 	_, gone := errors.AsType[*transport.RenewalError](err)
 	_, upgraded := errors.AsType[*refusal](err)
+	upgraded = upgraded || ofAnotherVersion(err)
 	pause := lookAgain
 	if gone {
 		pause = reopenAgain
@@ -173,6 +183,22 @@ func statusOf(err error) int {
 		return s.Status
 	}
 	return 0
+}
+
+// ofAnotherVersion reports whether a server refuses a request for the version of
+// its session. There are some of revision 2026-07-28 alone that answer initialize
+// all the same, for the host to see a version and leave.
+func ofAnotherVersion(err error) bool {
+	if statusOf(err) != http.StatusBadRequest {
+		return false
+	}
+	text := ""
+	if r, ok := errors.AsType[*refusal](err); ok {
+		text, _ = jsonrpc.LookupString(r.message.Error, "message")
+	} else if s, ok := errors.AsType[*transport.StatusError](err); ok {
+		text = s.Detail
+	}
+	return strings.Contains(strings.ToLower(text), "protocol version")
 }
 
 // elsewhere reports whether an answer leaves it open that the server speaks
@@ -230,14 +256,29 @@ func raw(data json.RawMessage) any {
 	return data
 }
 
-// open sends the host's initialize. A server that refuses it as a modern one
-// does is asked by server/discover, and translated for if it answers; one that
-// takes neither may speak HTTP+SSE. One that does not, or no longer, speak
-// HTTP+SSE may speak the others; until it has, all stays as it was.
+// open sends the host's initialize, to a server that was found to take none by
+// server/discover, and to any other as it is.
 func (e *eras) open(ctx context.Context, call transport.Call, now remote) error {
-	if _, sse := now.(*transport.SSESession); !sse {
-		return e.openHTTP(ctx, call, now)
+	switch now.(type) {
+	case *transport.SSESession:
+		return e.openSSE(ctx, call, now)
+	case *transport.Session:
+		if e.b.memory.only() != onlyModern {
+			break
+		}
+		err := e.try(ctx, call, now, e.discovered(), onlyModern)
+		if err == nil || !answered(err) {
+			return err
+		}
+		e.b.log.Debug("the server is not discovered any more, sending initialize", "answer", err.Error())
 	}
+	return e.openHTTP(ctx, call, now)
+}
+
+// openSSE sends the host's initialize to a server that is to speak HTTP+SSE. One
+// that does not, or no longer, may speak the others; until it has, all stays as it
+// was.
+func (e *eras) openSSE(ctx context.Context, call transport.Call, now remote) error {
 	err := now.Do(ctx, call)
 	if e.b.o.Strategy == SSEOnly || !answered(err) && !silent(err) {
 		return err
@@ -264,6 +305,13 @@ func (e *eras) open(ctx context.Context, call transport.Call, now remote) error 
 	return err
 }
 
+// goesTo reports whether a legacy host's messages go to r.
+func (e *eras) goesTo(r remote) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.forLegacy == r
+}
+
 // move has a legacy host's messages go to another remote, if they still go to the
 // one that it takes the place of: the next of them may follow the answer to
 // initialize at once.
@@ -275,15 +323,27 @@ func (e *eras) move(from, to remote) {
 	}
 }
 
-// openHTTP is open for a server that has not shown to speak HTTP+SSE.
+// unreadable are the errors to initialize of a server that does not know it: as a
+// method, or as a request without what a modern one has.
+var unreadable = []int{jsonrpc.CodeMethodNotFound, jsonrpc.CodeInvalidParams, jsonrpc.CodeInvalidRequest}
+
+// openHTTP sends the host's initialize over Streamable HTTP. A server that refuses
+// it as a modern one does is asked by server/discover, and translated for if it
+// answers; one that takes neither may speak HTTP+SSE.
 func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) error {
 	given := call
 	// What a server of either era takes; a modern one requires it.
 	given.Header = http.Header{"Mcp-Method": {methodInitialize}}
+	given.Deliver = func(m *jsonrpc.Message) error {
+		if m.IsResponse() && m.Result != nil {
+			e.b.memory.speaks(onlySessions)
+		}
+		return call.Deliver(m)
+	}
 	err := probing(ctx, now, given, func(status int, m *jsonrpc.Message) bool {
 		code := era.ErrorCode(m.Error)
 		version, _ := jsonrpc.LookupString(m.Result, "protocolVersion")
-		return era.IsModernCode(code) || code == jsonrpc.CodeMethodNotFound || slices.Contains(era.ModernVersions, version) ||
+		return era.IsModernCode(code) || slices.Contains(unreadable, code) || slices.Contains(era.ModernVersions, version) ||
 			m.Error != nil && elsewhere(&refusal{status: status})
 	})
 	_, refused := errors.AsType[*refusal](err)
@@ -299,8 +359,7 @@ func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) er
 		return err
 	}
 	e.b.log.Debug("the server does not take initialize, asking it to be discovered", "answer", err.Error())
-	t := e.translate(era.NewToModern(e.client.Host()), func(func(*jsonrpc.Message) error) remote { return e.modern })
-	again := e.try(ctx, call, now, t)
+	again := e.try(ctx, call, now, e.discovered(), onlyModern)
 	switch {
 	case again == nil || !answered(again):
 		return again
@@ -308,7 +367,7 @@ func (e *eras) openHTTP(ctx context.Context, call transport.Call, now remote) er
 		return settle(call, err)
 	}
 	e.b.log.Debug("nor that, trying HTTP+SSE", "answer", again.Error())
-	again = e.try(ctx, call, now, e.client.NewSSESession(e.unasked))
+	again = e.try(ctx, call, now, e.client.NewSSESession(e.unasked), onlySSE)
 	if _, none := errors.AsType[*transport.StatusError](again); none || silent(again) {
 		return settle(call, err)
 	}
@@ -348,9 +407,9 @@ func answered(err error) bool {
 	return ok || changed(err)
 }
 
-// try has r take the host's initialize and, once it has answered, what follows,
-// in place of now.
-func (e *eras) try(ctx context.Context, call transport.Call, now, r remote) error {
+// try has r, which is the way named, take the host's initialize and, once it has
+// answered, what follows, in place of now.
+func (e *eras) try(ctx context.Context, call transport.Call, now, r remote, way only) error {
 	e.mu.Lock()
 	before := e.forLegacy // not now, where that is only tried
 	e.mu.Unlock()
@@ -358,6 +417,9 @@ func (e *eras) try(ctx context.Context, call transport.Call, now, r remote) erro
 	given.Deliver = func(m *jsonrpc.Message) error {
 		if m.IsResponse() {
 			e.move(before, r)
+		}
+		if m.IsResponse() && m.Result != nil {
+			e.b.memory.found(way)
 		}
 		return call.Deliver(m)
 	}
@@ -419,8 +481,16 @@ func (e *eras) retire(r remote) {
 	}
 }
 
-func (e *eras) translate(m era.Machine, dial func(func(*jsonrpc.Message) error) remote) *translation {
-	return newTranslation(e.b, m, dial)
+// discovered makes the way of a legacy host to a modern server.
+func (e *eras) discovered() *translation {
+	m := era.NewToModern(e.client.Host())
+	m.Elsewhere = func(value json.RawMessage) bool { return e.b.spool.Holds(value) }
+	return newTranslation(e.b, m, func(func(*jsonrpc.Message) error) remote { return e.modern })
+}
+
+// sessions makes the way of a modern host to a server that has sessions.
+func (e *eras) sessions(dial func(func(*jsonrpc.Message) error) remote) *translation {
+	return newTranslation(e.b, era.NewToLegacy(e.legacyOptions()), dial)
 }
 
 // reopen looks for the era of a server that has ended the host's session and
@@ -439,10 +509,17 @@ func (e *eras) reopen(ctx context.Context, refused remote, seen int, pause time.
 		return moved
 	}
 	failed := false
-	err := e.open(ctx, transport.Call{Message: initialize, Deliver: func(m *jsonrpc.Message) error {
+	call := transport.Call{Message: initialize, Deliver: func(m *jsonrpc.Message) error {
 		failed = failed || m.IsResponse() && m.Error != nil
 		return nil
-	}}, refused)
+	}}
+	err := e.open(ctx, call, refused)
+	if _, sessions := refused.(*transport.Session); sessions && err == nil && !failed && pause == lookAgain && e.goesTo(refused) {
+		// It opens sessions, and refuses what comes in them.
+		if again := e.try(ctx, call, refused, e.discovered(), onlyModern); again != nil {
+			e.b.log.Debug("nor is it discovered", "answer", again.Error())
+		}
+	}
 	e.mu.Lock()
 	r := e.forLegacy
 	switch {
@@ -505,8 +582,7 @@ func (e *eras) doModern(ctx context.Context, call transport.Call, now remote) er
 	}
 	err := probing(ctx, e.modern, given, func(status int, m *jsonrpc.Message) bool { return e.refusedAsLegacy(call.Message, status, m) })
 	_, refused := errors.AsType[*refusal](err)
-	status, answer := errors.AsType[*transport.StatusError](err)
-	if !refused && !(answer && (elsewhere(err) || status.Status == http.StatusNotAcceptable || status.Status == http.StatusUnsupportedMediaType)) {
+	if !refused && !e.misunderstood(statusOf(err)) {
 		return err
 	}
 	found, other := e.look(ctx, call, err)
@@ -537,12 +613,16 @@ func (e *eras) heard(m *jsonrpc.Message) {
 		return
 	}
 	_, typed := jsonrpc.Lookup(m.Result, "resultType")
+	if typed || m.Error != nil && era.IsModernCode(era.ErrorCode(m.Error)) {
+		e.mu.Lock()
+		e.confirmed = true
+		e.mu.Unlock()
+		e.b.memory.speaks(onlyModern)
+		return
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch {
-	case typed, m.Error != nil && era.IsModernCode(era.ErrorCode(m.Error)):
-		e.confirmed = true
-	case m.Result != nil && e.looked.IsZero():
+	if m.Result != nil && e.looked.IsZero() {
 		e.doubtful = true
 	}
 }
@@ -563,7 +643,7 @@ func (e *eras) refusedAsLegacy(request *jsonrpc.Message, status int, m *jsonrpc.
 	code := era.ErrorCode(m.Error)
 	switch {
 	case era.IsModernCode(code):
-		return false
+		return code == jsonrpc.CodeUnsupportedVersion && namesLegacyOnly(m)
 	case request.Method == methodDiscover: // which every modern server has
 		_, discovered := jsonrpc.Lookup(m.Result, "supportedVersions")
 		return !discovered
@@ -576,7 +656,35 @@ func (e *eras) refusedAsLegacy(request *jsonrpc.Message, status int, m *jsonrpc.
 	case code == jsonrpc.CodeMethodNotFound && status == http.StatusNotFound:
 		return false
 	}
-	return elsewhere(&refusal{status: status})
+	return e.misunderstood(status)
+}
+
+// namesLegacyOnly reports whether the error -32022 comes of a server that has it
+// from the modern revision and none of its versions.
+func namesLegacyOnly(m *jsonrpc.Message) bool {
+	list, _ := jsonrpc.Lookup(m.Error, "data", "supported")
+	var supported []string
+	return json.Unmarshal(list, &supported) == nil && // another list says nothing
+		slices.ContainsFunc(supported, func(v string) bool { return slices.Contains(era.LegacyVersions, v) }) &&
+		!slices.ContainsFunc(supported, func(v string) bool { return v > era.LegacyVersions[0] }) // they are dates
+}
+
+// misunderstood reports whether a status may come of a server that does not know
+// what a modern request is (2026-07-28, basic/versioning, "Compatibility Matrix":
+// any 4xx), and not of one that minds who asks, how much or how often. Of a server
+// that is known to be a modern one the rarer ones are about the request.
+func (e *eras) misunderstood(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusUnsupportedMediaType:
+		return true
+	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden, http.StatusProxyAuthRequired,
+		http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusMisdirectedRequest, http.StatusTooEarly,
+		http.StatusTooManyRequests, http.StatusRequestHeaderFieldsTooLarge, http.StatusUnavailableForLegalReasons:
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.confirmed && 400 <= status && status <= 499
 }
 
 // find looks for the way to a server that refused a modern request with why. It
@@ -593,12 +701,12 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 		return nil, nil
 	}
 	e.b.log.Debug("the server does not take a modern request, opening a session", "answer", why.Error())
-	t := e.translate(era.NewToLegacy(e.legacyOptions()), e.dialHTTP)
+	way, t := onlySessions, e.sessions(e.dialHTTP)
 	err := e.discover(ctx, call, t)
 	if answered(err) && elsewhere(why) && elsewhere(err) && e.fallsBack() {
 		e.retire(t)
 		e.b.log.Debug("nor initialize, trying HTTP+SSE", "answer", err.Error())
-		t = e.translate(era.NewToLegacy(e.legacyOptions()), e.dialSSE)
+		way, t = onlySSE, e.sessions(e.dialSSE)
 		err = e.discover(ctx, call, t)
 	}
 	if err != nil {
@@ -620,6 +728,7 @@ func (e *eras) find(ctx context.Context, call transport.Call, why error) (remote
 		e.retire(t)
 		return nil, errClosing
 	}
+	e.b.memory.found(way)
 	return t, nil
 }
 

@@ -3,6 +3,7 @@ package bridge
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -45,10 +46,26 @@ func glob(pattern, name string) bool {
 	return false
 }
 
-// refuses returns why a request of the host must not reach the server, or nil.
-// A name that two parsers could read in two ways is refused as well.
+// refuses returns why a message of the host must not reach the server, or nil.
+// What two parsers could read in two ways is refused as well.
 func (f *Filter) refuses(m *jsonrpc.Message) error {
-	if !f.active() || m.Method != "tools/call" {
+	if !f.active() {
+		return nil
+	}
+	methods, params := 0, 0
+	_ = jsonrpc.Members(m.Raw, func(key string, _ json.RawMessage) bool { // it has been read before
+		switch {
+		case strings.EqualFold(key, "method"):
+			methods++
+		case strings.EqualFold(key, "params"):
+			params++
+		}
+		return true
+	})
+	switch {
+	case methods > 1 || params > 1:
+		return errors.New("the message names its method or its params more than once")
+	case m.Method != "tools/call":
 		return nil
 	}
 	name, names, text := "", 0, false

@@ -75,6 +75,21 @@ func TestToolsThatAreLeftOutAreNeitherSeenNorCalled(t *testing.T) {
 				for _, params := range []string{`{"name":"` + tt.pass[0] + `","name":"` + tt.refuse[0] + `"}`, `{"name":"` + tt.pass[0] + `","Name":"` + tt.refuse[0] + `"}`} {
 					errorOf(t, h.call(request(4, "tools/call", params)), 4)
 				}
+				// Other parsers take the first of two, or take no notice of case, or
+				// execute what nobody waits for.
+				refused := `"params":{"name":"` + tt.refuse[0] + `"}`
+				for _, line := range []string{
+					`{"jsonrpc":"2.0","id":4,"method":"tools/call",` + refused + `,"params":{"name":"` + tt.pass[0] + `"}}`,
+					`{"jsonrpc":"2.0","id":4,"method":"tools/call","method":"x/y",` + refused + `}`,
+					`{"jsonrpc":"2.0","id":4,"method":"x/y","Method":"tools/call",` + refused + `}`,
+					`{"jsonrpc":"2.0","id":4,"method":"tools/call","params":{"name":"` + tt.pass[0] + `"},"PARAMS":{}}`,
+				} {
+					errorOf(t, h.call(line), 4)
+				}
+				h.send(`{"jsonrpc":"2.0","method":"tools/call",` + refused + `}`)
+				if got := h.call(request(5, "x/y", "")); got != answer(5) { // it comes behind the notification
+					t.Errorf("got %s", got)
+				}
 			}
 			if n := len(state.bodies("tools/call")); n != calls {
 				t.Errorf("%d calls that were refused reached the server", n-calls)

@@ -226,9 +226,8 @@ func (hs *handshake) opened(m *jsonrpc.Message, relayed bool) {
 	hs.mu.Lock()
 	hs.capabilities, _ = jsonrpc.Lookup(m.Result, "capabilities")
 	hs.mu.Unlock()
-	if hs.b.o.Keep != nil && len(m.Result) <= maxKept && !hs.b.spool.Holds(m.Raw) {
-		result := slices.Clone(m.Result)
-		hs.b.background(func() { hs.b.o.Keep(result) })
+	if len(m.Result) <= maxKept && !hs.b.spool.Holds(m.Raw) {
+		hs.b.memory.initialized(slices.Clone(m.Result))
 	}
 	if relayed {
 		version, _ := jsonrpc.LookupString(m.Result, "protocolVersion")
@@ -349,9 +348,6 @@ var emptyResults = map[string]string{
 	"resources/templates/list": `{"resourceTemplates":[]}`,
 }
 
-// maxKept bounds what is kept of a server's initialize result, in bytes.
-const maxKept = 64 << 10
-
 // promised are the capabilities the host is told of in the place of a server
 // that was never asked before.
 const promised = `{"logging":{},"completions":{},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"tools":{"listChanged":true}}`
@@ -359,15 +355,12 @@ const promised = `{"logging":{},"completions":{},"prompts":{"listChanged":true},
 // kept returns what the server said of itself last time. Its lists are promised
 // to change, because they do as soon as it answers.
 func (hs *handshake) kept() (capabilities map[string]json.RawMessage, info json.RawMessage, instructions string) {
-	if hs.b.o.Kept == nil {
-		return nil, nil, ""
-	}
 	var last struct {
 		Capabilities map[string]json.RawMessage `json:"capabilities"`
 		Info         json.RawMessage            `json:"serverInfo"`
 		Instructions string                     `json:"instructions"`
 	}
-	if json.Unmarshal(hs.b.o.Kept(), &last) != nil || last.Capabilities == nil || last.Info == nil {
+	if json.Unmarshal(hs.b.memory.initialize(), &last) != nil || last.Capabilities == nil || last.Info == nil {
 		return nil, nil, ""
 	}
 	for _, list := range []string{"tools", "prompts", "resources"} {

@@ -263,10 +263,10 @@ func TestSessionIsOpenedWhenTheNetworkIsBack(t *testing.T) {
 		h := start(t, o)
 		h.call(initialize)
 		h.send(initialized)
-		net.refuse.Store(true)
+		net.Refuse.Store(true)
 		o.HTTPClient.CloseIdleConnections()
 		time.Sleep(10 * time.Minute)
-		net.refuse.Store(false)
+		net.Refuse.Store(false)
 		if diff := cmp.Diff(listChanged, h.collect(3)); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}
@@ -385,22 +385,23 @@ func TestTheLastHandshakeIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		state := &remote{capabilities: `{"tools":{},"resources":{"subscribe":true},"logging":{}}`}
 		o, _ := inMemory(t, state)
-		o.Keep = func(result []byte) { last = result }
+		o.Remember = func(data []byte) { last = data }
 		h := start(t, o)
 		h.handshake()
 	})
-	if v, _ := jsonrpc.LookupString(last, "protocolVersion"); v != "2025-11-25" {
+	if v, _ := jsonrpc.LookupString(last, "initialize", "protocolVersion"); v != "2025-11-25" {
 		t.Fatalf("kept %s", last)
 	}
-	name, _ := jsonrpc.LookupString(last, "serverInfo", "name")
+	name, _ := jsonrpc.LookupString(last, "initialize", "serverInfo", "name")
 	for text, wantsKept := range map[string]bool{
-		string(last): true, "": false, "no JSON": false, `{"serverInfo":{"name":"x"}}`: false, `{"capabilities":[],"serverInfo":{}}`: false,
+		string(last): true, "": false, "no JSON": false, `{"initialize":[]}`: false,
+		`{"initialize":{"serverInfo":{"name":"x"}}}`: false, `{"initialize":{"capabilities":[],"serverInfo":{}}}`: false,
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			state := &remote{token: "tok"}
 			who := &person{takes: time.Hour, url: "https://as.test/authorize"}
 			o, _ := inMemory(t, state)
-			o.Authorizer, o.SignInURL, o.Kept = who, who.signInURL, func() []byte { return []byte(text) }
+			o.Authorizer, o.SignInURL, o.Recall = who, who.signInURL, func() []byte { return []byte(text) }
 			h := start(t, o)
 			began := time.Now()
 			m, err := jsonrpc.Parse([]byte(h.call(initialize)), jsonrpc.Limits{Strict: true})
@@ -506,7 +507,7 @@ func TestKeptAnswersOfATranslatedServer(t *testing.T) {
 			s.ServeHTTP(w, r)
 		}))
 		kept := make(chan []byte, 10)
-		o.Authorizer, o.SignInURL, o.Keep = who, who.signInURL, func(result []byte) { kept <- result }
+		o.Authorizer, o.SignInURL, o.Remember = who, who.signInURL, func(data []byte) { kept <- data }
 		h := start(t, o)
 		h.call(initialize)
 		last := <-kept
@@ -514,7 +515,7 @@ func TestKeptAnswersOfATranslatedServer(t *testing.T) {
 
 		who.set("")
 		who.takes = 3 * time.Minute
-		o.Kept = func() []byte { return last }
+		o.Recall = func() []byte { return last }
 		h = start(t, o)
 		line := h.call(initialize)
 		for _, part := range []string{`"protocolVersion":"2025-11-25"`, `"serverInfo":{"name":"modern","version":"1"}`, `"tools":{"listChanged":true}`} {
@@ -563,8 +564,8 @@ func TestAModernHostWaitsForTheSignInOfALegacyServer(t *testing.T) {
 			legacyOnly(state).ServeHTTP(w, r)
 		}))
 		o.Authorizer, o.SignInURL = who, who.signInURL
-		o.Kept = func() []byte {
-			return []byte(`{"protocolVersion":"2025-11-25","capabilities":{"prompts":{}},"serverInfo":{"name":"old","version":"1"}}`)
+		o.Recall = func() []byte {
+			return []byte(`{"initialize":{"protocolVersion":"2025-11-25","capabilities":{"prompts":{}},"serverInfo":{"name":"old","version":"1"}}}`)
 		}
 		h := start(t, o)
 		if code, text := errorOf(t, h.call(modernCall("d1", "server/discover", "")), "d1"); code != -32603 || !strings.Contains(text, "mcp-clerk login") {

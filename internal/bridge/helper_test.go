@@ -7,14 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +19,7 @@ import (
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
+	"github.com/mcp-clerk/mcp-clerk/internal/transport/memnet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -177,9 +175,27 @@ func request(id any, method, params string) string {
 
 func modern(id any, method string) string { return request(id, method, `{`+meta+`}`) }
 
+// asking is the envelope of a modern host that can be asked.
+const asking = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"elicitation":{},"roots":{}}}`
+
+// modernCall is a request of that host; params have no braces.
+func modernCall(id any, method, params string) string {
+	if params != "" {
+		params += ","
+	}
+	return request(id, method, `{`+params+asking+`}`)
+}
+
 func answer(id any) string {
 	raw, _ := json.Marshal(id)
 	return fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"result":{}}`, raw)
+}
+
+func want(t testing.TB, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
 }
 
 // errorOf returns the code and the message of an error response to id.
@@ -254,13 +270,9 @@ func (s *remote) restart() {
 }
 
 func (s *remote) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body)
-	m, err := jsonrpc.Parse(body, jsonrpc.Limits{})
-	if err != nil {
-		m = &jsonrpc.Message{}
-	}
+	got, m := take(r)
 	s.mu.Lock()
-	s.reqs = append(s.reqs, seen{r.Method, m.Method, string(body), r.Header.Clone()})
+	s.reqs = append(s.reqs, got)
 	if s.token != "" && r.Header.Get("Authorization") != "Bearer "+s.token {
 		s.mu.Unlock()
 		w.Header().Set("Www-Authenticate", "Bearer")
@@ -268,7 +280,7 @@ func (s *remote) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	id := r.Header.Get("Mcp-Session-Id")
-	isModern := strings.Contains(string(body), "io.modelcontextprotocol/protocolVersion")
+	isModern := strings.Contains(got.Body, "io.modelcontextprotocol/protocolVersion")
 	ready, known := s.live[id]
 	switch {
 	case isModern:
@@ -314,6 +326,24 @@ func (s *remote) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// take reads a request, whose body can still be read by others: the request as
+// it came, and its message, which has no members if there is none.
+func take(r *http.Request) (seen, *jsonrpc.Message) {
+	body, _ := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(strings.NewReader(string(body)))
+	m, err := jsonrpc.Parse(body, jsonrpc.Limits{})
+	if err != nil {
+		m = &jsonrpc.Message{}
+	}
+	return seen{r.Method, m.Method, string(body), r.Header.Clone()}, m
+}
+
+// peek is take for the message alone.
+func peek(r *http.Request) *jsonrpc.Message {
+	_, m := take(r)
+	return m
+}
+
 func answerJSON(w http.ResponseWriter, status int, body string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -344,51 +374,13 @@ func serve(t testing.TB, h http.Handler) string {
 	return s.URL
 }
 
-// memory is a network of one listener inside the process, for tests in a
-// synctest bubble: real sockets would keep its clock from moving.
-type memory struct {
-	conns  chan net.Conn
-	done   chan struct{}
-	once   sync.Once
-	refuse atomic.Bool
-}
-
-func (m *memory) Accept() (net.Conn, error) {
-	select {
-	case c := <-m.conns:
-		return c, nil
-	case <-m.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (m *memory) Close() error {
-	m.once.Do(func() { close(m.done) })
-	return nil
-}
-
-func (m *memory) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "unix"} }
-
-func (m *memory) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	if m.refuse.Load() {
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
-	}
-	near, far := net.Pipe()
-	select {
-	case m.conns <- far:
-		return near, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // inMemory serves h in a synctest bubble and returns the options to reach it.
-func inMemory(t testing.TB, h http.Handler) (bridge.Options, *memory) {
-	m := &memory{conns: make(chan net.Conn), done: make(chan struct{})}
+func inMemory(t testing.TB, h http.Handler) (bridge.Options, *memnet.Network) {
+	n := memnet.New()
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = srv.Serve(m) })
-	rt := &http.Transport{DialContext: m.dial}
+	wg.Go(func() { _ = srv.Serve(n) })
+	rt := &http.Transport{DialContext: n.Dial}
 	t.Cleanup(func() {
 		rt.CloseIdleConnections()
 		_ = srv.Close()
@@ -397,7 +389,7 @@ func inMemory(t testing.TB, h http.Handler) (bridge.Options, *memory) {
 	return bridge.Options{
 		URL: "http://server.test/mcp", HTTPClient: &http.Client{Transport: rt},
 		LoginCommand: "mcp-clerk login http://server.test/mcp",
-	}, m
+	}, n
 }
 
 // person signs in when asked, after a time.

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/era"
@@ -20,17 +22,25 @@ type modernLeg struct {
 	b      *bridge
 	client *transport.Client
 
-	mu    sync.Mutex
-	tools map[string][]transport.HeaderParam // by name, those with any
+	mu      sync.Mutex
+	tools   map[string][]transport.HeaderParam // by name, those with any
+	left    map[string]struct{}                // tools that the person knows are left out
+	version string                             // of the host's last request
 }
 
 const (
 	maxHeaderTools = 10_000 // tools whose headers are remembered
 	maxPages       = 100    // of tools/list, when the tools are looked up
+	maxLeftNotes   = 20     // tools that the person is told are left out
 )
 
 // Do sends one message; results and errors are those of transport.Client.Do.
 func (l *modernLeg) Do(ctx context.Context, call transport.Call) error {
+	if call.Message.IsNotification() {
+		call.Header = l.noteHeader(call.Message)
+		return l.client.Do(ctx, call)
+	}
+	l.heardVersion(call.Message)
 	switch call.Message.Method {
 	case "tools/list":
 		deliver := call.Deliver
@@ -46,6 +56,28 @@ func (l *modernLeg) Do(ctx context.Context, call transport.Call) error {
 		return l.call(ctx, call)
 	}
 	return l.client.Do(ctx, call)
+}
+
+func (l *modernLeg) heardVersion(m *jsonrpc.Message) {
+	version, _ := jsonrpc.LookupString(m.Params, "_meta", "io.modelcontextprotocol/protocolVersion")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.version = version
+}
+
+// noteHeader returns the headers of a notification, which need not name the
+// version that it belongs to: every POST has them (basic/transports/
+// streamable-http, "Sending Messages" and "Protocol Version Header").
+func (l *modernLeg) noteHeader(m *jsonrpc.Message) http.Header {
+	if transport.IsModern(m) {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return http.Header{
+		"Mcp-Protocol-Version": {transport.EncodeHeaderValue(l.version)},
+		"Mcp-Method":           {transport.EncodeHeaderValue(m.Method)},
+	}
 }
 
 // Close does nothing: there is no session.
@@ -116,7 +148,7 @@ func (l *modernLeg) learn(m *jsonrpc.Message) *jsonrpc.Message {
 		schema, _ := jsonrpc.Lookup(tool, "inputSchema")
 		params, err := transport.HeaderParams(schema)
 		if err != nil {
-			l.b.log.Warn("left out a tool whose definition is invalid", "tool", strconv.Quote(name), "reason", err.Error())
+			l.leftOut(name, err)
 			continue
 		}
 		kept = append(kept, tool)
@@ -127,6 +159,38 @@ func (l *modernLeg) learn(m *jsonrpc.Message) *jsonrpc.Message {
 	}
 	array := append([]byte{'['}, bytes.Join(kept, []byte{','})...)
 	return parsed(jsonrpc.Splice(m.Raw, list, append(array, ']')))
+}
+
+// leftOut says that a tool is not shown: the person would look for it in vain.
+func (l *modernLeg) leftOut(name string, why error) {
+	l.b.log.Warn("left out a tool whose definition is invalid", "tool", strconv.Quote(name), "reason", why.Error())
+	if l.b.o.Note != nil && l.firstLeft(name) {
+		l.b.o.Note(fmt.Sprintf("tool %s of %s is left out, as its definition is invalid: %s", cut(strconv.Quote(name)), l.b.host, cut(why.Error())))
+	}
+}
+
+// firstLeft reports whether the person is to be told that a tool is left out:
+// once, and not of too many.
+func (l *modernLeg) firstLeft(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, known := l.left[name]; known || len(l.left) == maxLeftNotes {
+		return false
+	}
+	if l.left == nil {
+		l.left = map[string]struct{}{}
+	}
+	l.left[strings.Clone(name)] = struct{}{}
+	return true
+}
+
+// cut shortens what a server said to what fits a line.
+func cut(text string) string {
+	const most = 200
+	if len(text) > most {
+		return strings.ToValidUTF8(text[:most], "") + "…"
+	}
+	return text
 }
 
 func (l *modernLeg) knowsAny() bool {

@@ -23,7 +23,9 @@ type pending struct {
 	listen bool            // a subscription: open until somebody ends it
 	ctx    context.Context //nolint:containedctx // the request's own, with its end as the cause
 	end    context.CancelCauseFunc
-	timer  *time.Timer // nil: none
+	timer  *time.Timer   // nil: none
+	holds  int           // who may still use the id, guarded by the bridge's mu
+	gone   chan struct{} // closed when nobody does; nil: nobody waits for that
 
 	began     time.Time
 	started   atomic.Bool // the server may have seen it
@@ -35,7 +37,7 @@ type pending struct {
 
 // add makes a pending request of m, or answers it with an error and returns nil.
 func (b *bridge) add(m *jsonrpc.Message, of *batch) *pending {
-	p := &pending{b: b, m: m, key: jsonrpc.IDKey(m.ID), batch: of, modern: transport.IsModern(m), listen: m.Method == methodListen, began: time.Now()}
+	p := &pending{b: b, m: m, key: jsonrpc.IDKey(m.ID), batch: of, modern: transport.IsModern(m), listen: m.Method == methodListen, holds: 1, began: time.Now()}
 	p.ctx, p.end = context.WithCancelCause(b.life)
 	b.mu.Lock()
 	_, twice := b.pending[p.key]
@@ -114,7 +116,7 @@ func (b *bridge) request(m *jsonrpc.Message, of *batch) {
 		p.timer = time.AfterFunc(b.o.RequestTimeout, p.expire)
 	}
 	b.mu.Lock()
-	hs := b.handshake
+	hs, before := b.handshake, b.held[p.key]
 	b.mu.Unlock()
 	after := b.order
 	b.background(func() {
@@ -122,6 +124,7 @@ func (b *bridge) request(m *jsonrpc.Message, of *batch) {
 		if hs != nil && !p.modern && b.answeredByHandshake(p, hs) {
 			return
 		}
+		b.inOrder(b.life, before)
 		b.inOrder(p.ctx, after)
 		err := context.Cause(p.ctx)
 		if err == nil {
@@ -130,6 +133,8 @@ func (b *bridge) request(m *jsonrpc.Message, of *batch) {
 		if err == nil {
 			return
 		}
+		p.hold()
+		defer p.free()
 		b.fail(p, err)
 		switch {
 		case errors.Is(err, errTimeout):
@@ -159,7 +164,7 @@ func (b *bridge) relay(p *pending) error {
 		if err == nil || p.ctx.Err() != nil || !b.reopens(p, err) {
 			return err
 		}
-		if time.Since(began) > time.Minute {
+		if time.Since(began) > steadyTime {
 			failures = 0
 		}
 		wait := min(250*time.Millisecond<<min(failures, 10), 30*time.Second)
@@ -226,6 +231,32 @@ func (p *pending) release() {
 	}
 	p.end(errAnswered)
 	p.b.spool.Release(p.m.Raw)
+	p.free()
+}
+
+// hold keeps the id of p from being used again until it is freed: the server may
+// yet be told that p is cancelled, which must not end a request that comes behind.
+func (p *pending) hold() {
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	p.holds++
+	if p.gone == nil {
+		p.gone = make(chan struct{})
+		p.b.held[p.key] = p.gone
+	}
+}
+
+func (p *pending) free() {
+	p.b.mu.Lock()
+	defer p.b.mu.Unlock()
+	if p.holds--; p.holds > 0 || p.gone == nil {
+		return
+	}
+	close(p.gone)
+	if p.b.held[p.key] == p.gone {
+		delete(p.b.held, p.key)
+	}
+	p.gone = nil
 }
 
 // deliver writes to the host what the server has sent, on p's stream or, if p
@@ -238,9 +269,12 @@ func (b *bridge) deliver(p *pending, m *jsonrpc.Message) error {
 	}
 	switch {
 	case m.IsResponse():
-		b.mu.Lock()
-		q := b.pending[jsonrpc.IDKey(m.ID)]
-		b.mu.Unlock()
+		q, key := p, jsonrpc.IDKey(m.ID)
+		if p == nil || key != p.key { // else it is never for another that has the id by now
+			b.mu.Lock()
+			q = b.pending[key]
+			b.mu.Unlock()
+		}
 		if q == nil || !b.claim(q) {
 			b.log.Debug("dropped a response that the host does not wait for")
 			return nil
@@ -323,8 +357,14 @@ func (b *bridge) cancel(m *jsonrpc.Message) {
 	b.mu.Lock()
 	p := b.pending[jsonrpc.IDKey(id)]
 	b.mu.Unlock()
-	if p == nil || p.m.Method == methodInitialize || !b.claim(p) {
+	if p == nil || p.m.Method == methodInitialize {
 		b.log.Debug("dropped a cancellation: no such request is in flight")
+		return
+	}
+	p.hold()
+	if !b.claim(p) {
+		p.free()
+		b.log.Debug("dropped a cancellation: the request has just been answered")
 		return
 	}
 	p.cancelled.Store(true)
@@ -333,11 +373,13 @@ func (b *bridge) cancel(m *jsonrpc.Message) {
 	}
 	if p.modern || !p.started.Load() {
 		p.end(errCancelled)
+		p.free()
 		b.finish(p)
 		return
 	}
 	b.background(func() {
 		defer b.finish(p)
+		defer p.free()
 		b.tell(p, m)
 		p.end(errCancelled)
 	})

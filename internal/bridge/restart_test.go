@@ -14,7 +14,11 @@ import (
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
+	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
+
+// A server that is restarted: its sessions are gone, and their requests go on in
+// one new session.
 
 // A server whose first answers to initialize come of its gateway is not stormed:
 // whoever finds that out late goes on in the session that another has opened.
@@ -28,10 +32,8 @@ func TestManyThatFindNoNewSessionOpenOne(t *testing.T) {
 			all := make(chan struct{})
 			const flying = 32
 			h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				body, _ := io.ReadAll(r.Body)
-				r.Body = io.NopCloser(strings.NewReader(string(body)))
-				switch {
-				case strings.Contains(string(body), `"initialize"`):
+				switch method := peek(r).Method; {
+				case method == "initialize":
 					mu.Lock()
 					inits++
 					no := refuse > 0
@@ -41,7 +43,7 @@ func TestManyThatFindNoNewSessionOpenOne(t *testing.T) {
 						w.WriteHeader(status)
 						return
 					}
-				case strings.Contains(string(body), `"tools/call"`) && r.Header.Get("Mcp-Session-Id") == "session-1":
+				case method == "tools/call" && r.Header.Get("Mcp-Session-Id") == "session-1":
 					mu.Lock()
 					if held++; held == flying {
 						close(all)
@@ -227,5 +229,155 @@ func TestAllThatWaitForASessionWaitForItsSignIn(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A server that is restarted behind a gateway: its session is gone, and at first
+// so is whoever opens another. Requests of a host that is translated for find
+// out at different times, and none of them ends what another has found.
+func TestATranslatedServerIsRestartedUnderLoad(t *testing.T) {
+	for status, says := range map[int]string{502: "HTTP status 502", 404: "No valid session ID"} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) { restartTranslated(t, status, says) })
+	}
+}
+
+func restartTranslated(t *testing.T, status int, says string) {
+	s := &remote{}
+	var mu sync.Mutex
+	down := 1 // how often initialize is refused from now on
+	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if peek(r).Method == "initialize" {
+			mu.Lock()
+			refuse := down > 0
+			down = max(0, down-1)
+			mu.Unlock()
+			if refuse {
+				http.Error(w, "not now", status)
+				return
+			}
+		}
+		s.ServeHTTP(w, r)
+	})
+	h := start(t, bridge.Options{URL: serve(t, legacyOnly(front))})
+	if _, text := errorOf(t, h.call(modernCall("early", "x/y", "")), "early"); !strings.Contains(text, says) {
+		t.Errorf("the host was told %q", text)
+	}
+	want(t, h.call(modernCall("first", "x/y", "")), `{"jsonrpc":"2.0","id":"first","result":{"resultType":"complete"}}`)
+	const restarts, each = 6, 50
+	go func() {
+		for i := range restarts * each {
+			if i%each == each/2 {
+				mu.Lock()
+				down = 1
+				mu.Unlock()
+				s.restart()
+			}
+			_, _ = io.WriteString(h.in, modernCall(i, "x/y", "")+"\n")
+		}
+	}()
+	got := map[string]bool{}
+	failed := map[string]int{}
+	for range restarts * each {
+		line := h.next()
+		m, err := jsonrpc.Parse([]byte(line), jsonrpc.Limits{})
+		if err != nil || got[string(m.ID)] {
+			t.Fatalf("got %s", line)
+		}
+		got[string(m.ID)] = true
+		if m.Error != nil {
+			text, _ := jsonrpc.LookupString(m.Error, "message")
+			failed[text]++
+		}
+	}
+	for text, n := range failed {
+		if !strings.Contains(text, says) && !strings.Contains(text, "not now") {
+			t.Errorf("%d requests failed: %s", n, text)
+		}
+	}
+	want(t, h.call(modernCall("last", "x/y", "")), `{"jsonrpc":"2.0","id":"last","result":{"resultType":"complete"}}`)
+	if err := h.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A request that finds late that its session is gone goes on in the one that
+// another has opened, and does not end it.
+func TestWhoComesLateToAnEndedSessionEndsNoOther(t *testing.T) {
+	s := &remote{}
+	at, open := map[string]chan bool{"x/b": make(chan bool), "x/c": make(chan bool)}, map[string]chan bool{"x/b": make(chan bool), "x/c": make(chan bool)}
+	hold := func(method string) {
+		at[method] <- true
+		<-open[method]
+	}
+	s.handle = func(w http.ResponseWriter, _ *http.Request, m *jsonrpc.Message) {
+		if m.Method == "x/c" {
+			hold("x/c")
+		}
+		answerJSON(w, 200, string(jsonrpc.NewResult(m.ID, nil)))
+	}
+	var down atomic.Int32 // how often initialize is refused from now on
+	var late sync.Once
+	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch method := peek(r).Method; {
+		case method == "x/b":
+			late.Do(func() { hold("x/b") })
+		case method == "initialize" && down.Add(-1) >= 0:
+			http.Error(w, "not now", http.StatusBadGateway)
+			return
+		}
+		s.ServeHTTP(w, r)
+	})
+	h := start(t, bridge.Options{URL: serve(t, legacyOnly(front))})
+	done := func(id string) string {
+		return `{"jsonrpc":"2.0","id":"` + id + `","result":{"resultType":"complete"}}`
+	}
+	want(t, h.call(modernCall("first", "x/y", "")), done("first"))
+	h.send(modernCall("b", "x/b", ""))
+	<-at["x/b"]
+	s.restart()
+	down.Store(1)
+	want(t, h.call(modernCall("a", "x/y", "")), done("a"))
+	h.send(modernCall("c", "x/c", ""))
+	<-at["x/c"]
+	down.Store(1)
+	open["x/b"] <- true
+	want(t, h.next(), done("b"))
+	open["x/c"] <- true
+	want(t, h.next(), done("c"))
+	if err := h.end(); err != nil {
+		t.Error(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.live) != 0 {
+		t.Errorf("%d sessions were left open", len(s.live))
+	}
+}
+
+// Every request is answered, by a new session each time, without a new sign-in.
+func TestServerRestartedUnderLoad(t *testing.T) {
+	state := &remote{token: "tok"}
+	who := &person{token: "tok"}
+	h := start(t, bridge.Options{URL: serve(t, state), Authorizer: who})
+	h.handshake()
+	const restarts, each = 20, 50
+	go func() {
+		for i := range restarts * each {
+			if i%each == each/2 {
+				state.restart()
+			}
+			_, _ = io.WriteString(h.in, request(i, "tools/call", "")+"\n")
+		}
+	}()
+	got := map[string]bool{}
+	for range restarts * each {
+		m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
+		if err != nil || m.Result == nil {
+			t.Fatalf("got %s", m.Raw)
+		}
+		got[string(m.ID)] = true
+	}
+	if len(got) != restarts*each || who.times() != 0 || state.early != 0 {
+		t.Errorf("%d answered, %d sign-ins, %d requests before initialized", len(got), who.times(), state.early)
 	}
 }

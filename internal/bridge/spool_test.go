@@ -1,6 +1,7 @@
 package bridge_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,10 +11,13 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
+
+// Messages that are too large for memory wait in a file.
 
 // echoing is a server whose tools return what they were called with: the
 // params of the request as they came, beside a list.
@@ -164,3 +168,87 @@ func TestSpooledMessagesThatCannotBeKeptAreAnsweredByErrors(t *testing.T) {
 		}
 	}
 }
+
+// Messages that are kept in a file pass a translation as well, and what is asked
+// about them.
+func TestLargeMessagesAreTranslated(t *testing.T) {
+	large := strings.Repeat("x", 6<<20)
+	t.Run("legacy host", func(t *testing.T) {
+		s := &modernServer{}
+		h := start(t, bridge.Options{URL: serve(t, s)})
+		h.call(`{"jsonrpc":"2.0","id":"i","method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{"elicitation":{}},"clientInfo":{"name":"h","version":"1"}}}`)
+		h.send(initialized, request(7, "tools/call", `{"name":"ask","arguments":{"a":"`+large+`"}}`))
+		m, err := jsonrpc.Parse([]byte(h.next()), jsonrpc.Limits{})
+		if err != nil || m.Method != "elicitation/create" {
+			t.Fatal("the host was not asked")
+		}
+		h.send(`{"jsonrpc":"2.0","id":` + string(m.ID) + `,"result":{"action":"accept","content":{"a":"` + large + `"}}}`)
+		want(t, shorter(h.next(), large), `{"jsonrpc":"2.0","id":7,"result":{"content":[],"who":{"action":"accept","content":{"a":"LARGE"}},"state":"s-1"}}`)
+		for _, body := range s.bodies("tools/call") {
+			if !strings.Contains(body, `"arguments":{"a":"`+large+`"}`) {
+				t.Error("the server did not get the arguments")
+			}
+		}
+	})
+	t.Run("modern host", func(t *testing.T) {
+		asked := make(chan string, 1)
+		s := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			m := peek(r)
+			switch {
+			case r.Method != http.MethodPost:
+				w.WriteHeader(http.StatusMethodNotAllowed)
+			case m.Method == "initialize":
+				answerJSON(w, 200, `{"jsonrpc":"2.0","id":`+string(m.ID)+`,"result":{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"s","version":"1"}}}`)
+			case m.IsResponse():
+				asked <- string(m.Result)
+				w.WriteHeader(http.StatusAccepted)
+			case !m.IsRequest():
+				w.WriteHeader(http.StatusAccepted)
+			default:
+				arguments, _ := jsonrpc.Lookup(m.Params, "arguments")
+				send := events(w)
+				send(`{"jsonrpc":"2.0","id":71,"method":"elicitation/create","params":{"message":"` + large + `"}}`)
+				given := <-asked
+				send(string(jsonrpc.NewResult(m.ID, json.RawMessage(`{"arguments":`+string(arguments)+`,"given":`+given+`}`))))
+			}
+		})
+		h := start(t, bridge.Options{URL: serve(t, legacyOnly(s))})
+		call := `"name":"ask","arguments":{"a":"` + large + `"}`
+		line := h.call(modernCall(2, "tools/call", call))
+		state, _ := jsonrpc.LookupString([]byte(line), "result", "requestState")
+		if message, _ := jsonrpc.LookupString([]byte(line), "result", "inputRequests", "input-1", "params", "message"); message != large || state == "" {
+			t.Fatalf("the host got %s", shorter(line, large))
+		}
+		back := modernCall(3, "tools/call", call+`,"requestState":"`+state+`","inputResponses":{"input-1":{"action":"accept","content":{"b":"`+large+`"}}}`)
+		want(t, shorter(h.call(back), large), `{"jsonrpc":"2.0","id":3,"result":{"resultType":"complete","arguments":{"a":"LARGE"},"given":{"action":"accept","content":{"b":"LARGE"}}}}`)
+	})
+}
+
+// A large notification leaves its file only when the server has it.
+func TestLargeNotificationsAreTranslated(t *testing.T) {
+	large := strings.Repeat("x", 9<<19)
+	s := &modernServer{}
+	arrived := make(chan string, 5)
+	h := start(t, bridge.Options{URL: serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m := peek(r); m.Method == "notifications/x" {
+			arrived <- string(m.Raw)
+		}
+		s.ServeHTTP(w, r)
+	}))})
+	h.handshake()
+	for range cap(arrived) {
+		h.send(`{"jsonrpc":"2.0","method":"notifications/x","params":{"a":"` + large + `"}}`)
+	}
+	for n := range cap(arrived) {
+		select {
+		case body := <-arrived:
+			if !strings.Contains(body, `"a":"`+large+`"`) {
+				t.Errorf("the server got %s", shorter(body, large))
+			}
+		case <-time.After(2 * time.Minute):
+			t.Fatalf("%d of %d notifications arrived", n, cap(arrived))
+		}
+	}
+}
+
+func shorter(line, large string) string { return strings.ReplaceAll(line, large, "LARGE") }

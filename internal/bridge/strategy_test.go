@@ -5,12 +5,15 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/bridge"
 )
+
+// The transports: which is tried, in which order, and what becomes of it.
 
 // Which transports are tried, and in which order, is the user's to say.
 func TestStrategies(t *testing.T) {
@@ -153,4 +156,54 @@ func TestAServerOfHTTPAndSSEThatIsReplaced(t *testing.T) {
 			found(`"result":{`)
 		})
 	}
+}
+
+func TestServersOfHTTPAndSSE(t *testing.T) {
+	t.Run("legacy host", func(t *testing.T) {
+		s := &sseServer{}
+		h := start(t, bridge.Options{URL: serve(t, s) + "/sse"})
+		h.handshake()
+		want(t, h.call(request(1, "x/y", "")), `{"jsonrpc":"2.0","id":1,"result":{"x":1.50}}`)
+		h.send(request(2, "notify", ""))
+		want(t, h.next(), `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`)
+		want(t, h.next(), answer(2))
+		// What waits when the stream drops is answered, and then all goes on.
+		if _, text := errorOf(t, h.call(request(3, "drop", "")), 3); !strings.Contains(text, "ended before the response") {
+			t.Errorf("the error says %q", text)
+		}
+		want(t, h.call(request(4, "x/y", "")), `{"jsonrpc":"2.0","id":4,"result":{"x":1.50}}`)
+		if err := h.end(); err != nil {
+			t.Error(err)
+		}
+		if n := s.count("initialize"); n != 2 {
+			t.Errorf("initialize was sent %d times, want once for each stream", n)
+		}
+		if n := s.count("drop"); n != 1 {
+			t.Errorf("a request that may have run was sent %d times", n)
+		}
+	})
+	t.Run("modern host", func(t *testing.T) {
+		s := &sseServer{}
+		h := start(t, bridge.Options{URL: serve(t, s) + "/sse"})
+		want(t, h.call(modernCall(1, "x/y", "")), `{"jsonrpc":"2.0","id":1,"result":{"resultType":"complete","x":1.50}}`)
+		h.send(modernCall(2, "subscriptions/listen", `"notifications":{"toolsListChanged":true}`))
+		want(t, h.next(), `{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":2},"notifications":{"toolsListChanged":true}}}`)
+		h.send(modernCall(3, "notify", ""))
+		want(t, h.next(), `{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":2}}}`)
+		want(t, h.next(), `{"jsonrpc":"2.0","id":3,"result":{"resultType":"complete"}}`)
+	})
+	// The bearer and the messages go to the server's origin only.
+	t.Run("endpoint elsewhere", func(t *testing.T) {
+		var reached atomic.Bool
+		other := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Store(true) }))
+		s := &sseServer{endpoint: other + "/messages"}
+		h := start(t, bridge.Options{URL: serve(t, s) + "/sse", Authorizer: &person{token: "secret"}})
+		errorOf(t, h.call(initialize), "i")
+		if err := h.end(); err != nil {
+			t.Error(err)
+		}
+		if reached.Load() {
+			t.Error("another origin was sent something")
+		}
+	})
 }

@@ -233,3 +233,27 @@ func TestWhatWaitsForTheHostIsBounded(t *testing.T) {
 }
 
 const urlElicits = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{"elicitation":{"url":{}}}}`
+
+// The ids of cancelled calls are kept from use for a while, and not for ever.
+func TestIDsOfCancelledCalls(t *testing.T) {
+	const meta = `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}`
+	c := converse(t, era.NewToLegacy(era.LegacyOptions{}))
+	call := func(id int) {
+		c.host(`{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"t",%s}}`, id, meta)
+	}
+	cancel := func(id int) { c.note(c.m.Cancel(c.now, fmt.Append(nil, id))) }
+	call(0)
+	c.server(1, `{"jsonrpc":"2.0","id":"mcp-clerk-1","result":{"protocolVersion":"2025-11-25","capabilities":{}}}`)
+	c.note(c.m.Ended(c.now, 2, nil)) // of notifications/initialized
+	c.expect(`"id":0,"method":"tools/call"`)
+	cancel(0)
+	call(0)
+	c.expect(`"id":"mcp-clerk-2","method":"tools/call"`)
+	cancel(0)
+	for id := range 1000 {
+		call(id + 1)
+		cancel(id + 1)
+	}
+	call(0)
+	c.expect(`"id":0,"method":"tools/call"`)
+}

@@ -81,7 +81,7 @@ func FuzzBytes(f *testing.F) {
 		added := []string{"io.modelcontextprotocol/protocolVersion", "io.modelcontextprotocol/clientInfo", "io.modelcontextprotocol/clientCapabilities", "io.modelcontextprotocol/logLevel"}
 
 		var m era.Machine = era.NewToModern("server.test")
-		steps := m.Host(now, parse(`{"jsonrpc":"2.0","id":1,"method":"tools/list","params":`+string(obj)+`}`))
+		steps := m.Host(now, parse(`{"jsonrpc":"2.0","id":1,"method":"prompts/list","params":`+string(obj)+`}`))
 		same(t, obj, steps[0].Message.Params, "_meta")
 		same(t, meta(obj), meta(steps[0].Message.Params), added...)
 		steps = m.Server(now, 0, 1, parse(`{"jsonrpc":"2.0","id":1,"result":`+string(obj)+`}`))

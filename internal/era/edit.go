@@ -52,6 +52,21 @@ func edit(obj json.RawMessage, change func(key string, val json.RawMessage) json
 	return append(out, obj[end:]...)
 }
 
+// editElements is edit for the elements of arr, a JSON array.
+func editElements(arr json.RawMessage, change func(val json.RawMessage) json.RawMessage) json.RawMessage {
+	elements, err := jsonrpc.Elements(arr)
+	if err != nil {
+		return arr
+	}
+	out, end := make([]byte, 0, len(arr)), 0
+	for _, e := range elements {
+		at := cap(arr) - cap(e) // e is a slice of arr
+		out = append(append(out, arr[end:at]...), change(e)...)
+		end = at + len(e)
+	}
+	return append(out, arr[end:]...)
+}
+
 // drop returns obj without the members named.
 func drop(obj json.RawMessage, keys ...string) json.RawMessage {
 	return edit(obj, func(key string, val json.RawMessage) json.RawMessage {

@@ -217,9 +217,13 @@ func offers(capabilities json.RawMessage, method string, params json.RawMessage)
 // of the host are kept where they are free: other than in a log nobody sees a
 // difference, but there it helps.
 type ids struct {
-	used map[string]struct{}
-	n    int
+	used  map[string]struct{}
+	burnt []string // of used, the oldest first
+	n     int
 }
+
+// maxBurnt bounds the ids of cancelled calls that are not handed out again.
+const maxBurnt = 1000
 
 // take reserves want, or a new id if want is nil or not free.
 func (i *ids) take(want json.RawMessage) json.RawMessage {
@@ -237,6 +241,15 @@ func (i *ids) take(want json.RawMessage) json.RawMessage {
 }
 
 func (i *ids) free(id json.RawMessage) { delete(i.used, jsonrpc.IDKey(id)) }
+
+// burn is free for the id of a call that was cancelled: its cancellation, or its
+// response, may be on the way for a while and must not meet another call.
+func (i *ids) burn(id json.RawMessage) {
+	if i.burnt = append(i.burnt, jsonrpc.IDKey(id)); len(i.burnt) > maxBurnt {
+		delete(i.used, i.burnt[0])
+		i.burnt = i.burnt[1:]
+	}
+}
 
 // earliest returns the earlier of two times, where zero means never.
 func earliest(a, b time.Time) time.Time {

@@ -1,6 +1,7 @@
 package era
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"strconv"
@@ -17,6 +18,7 @@ type listening struct {
 	uris     []string
 	now      *listenCall   // acknowledged
 	next     *listenCall   // not yet
+	old      []*listenCall // replaced, but not closed yet; the oldest first
 	waiting  []*watchedAsk // for the next acknowledgement but one
 	again    time.Time     // when to open it again
 	failures int
@@ -29,8 +31,30 @@ type listenCall struct {
 	want    string
 	uris    []string
 	waiting []*watchedAsk
-	since   time.Time // when it was acknowledged
+	since   time.Time           // when it was acknowledged
+	until   time.Time           // when it is closed, once it is replaced, or no longer waited for
+	told    map[string]struct{} // what it has told since it replaced another
+	held    []*jsonrpc.Message  // what it has told since it was replaced
 }
+
+// What a server has sent on one stream before it acknowledged the next may
+// arrive behind the acknowledgement: they are two connections. So a stream that
+// is replaced stays open for a moment. What it tells is held back until then, as
+// most of it comes on the other one, too.
+const (
+	lingerTime = 250 * time.Millisecond
+	maxOld     = 2       // streams that are open for that
+	maxTold    = 64      // notifications of one stream that are known, or held
+	maxToldLen = 4 << 10 // the longest of them, in bytes
+)
+
+const (
+	// ackTime is how long a server may take to acknowledge a subscription.
+	ackTime = 30 * time.Second
+	// steadyTime is how long a stream must have been open not to count as a
+	// failure: many a proxy cuts one that is quiet after 30 or 60 seconds.
+	steadyTime = 10 * time.Second
+)
 
 // watchedAsk is a resources/subscribe or unsubscribe of the host.
 type watchedAsk struct {
@@ -109,7 +133,7 @@ func (t *ToModern) cancelWatch(key string) {
 // listenAnew opens the stream that the host's wishes ask for, beside the one
 // that is open: that one is closed when the new one has been acknowledged, so
 // that nothing is missed.
-func (t *ToModern) listenAnew(time.Time) {
+func (t *ToModern) listenAnew(now time.Time) {
 	l := &t.listen
 	if !l.ready || l.next != nil || !l.again.IsZero() {
 		return
@@ -129,7 +153,7 @@ func (t *ToModern) listenAnew(time.Time) {
 		return
 	}
 	t.calls++
-	l.next = &listenCall{call: t.calls, id: t.ids.take(nil), want: want, uris: l.uris, waiting: l.waiting}
+	l.next = &listenCall{call: t.calls, id: t.ids.take(nil), want: want, uris: l.uris, waiting: l.waiting, until: now.Add(ackTime)}
 	l.waiting = nil
 	params := t.meta(json.RawMessage(`{"notifications":`+want+`}`), false)
 	of := ""
@@ -175,7 +199,9 @@ func (t *ToModern) listened(now time.Time, call int, m *jsonrpc.Message) bool {
 	case l.now != nil && l.now.call == call:
 		c = l.now
 	default:
-		return false
+		if c = l.oldCall(call); c == nil {
+			return false
+		}
 	}
 	switch {
 	case m.IsRequest():
@@ -184,10 +210,13 @@ func (t *ToModern) listened(now time.Time, call int, m *jsonrpc.Message) bool {
 	case m.IsResponse(): // it ends; Ended follows
 	case m.Method == methodAcknowledged && c == l.next:
 		if l.now != nil {
-			t.stop(l.now.call)
-			t.ids.free(l.now.id)
+			l.now.until = now.Add(lingerTime)
+			l.old = append(l.old, l.now)
+			if len(l.old) > maxOld {
+				t.closeOld(l.old[0])
+			}
 		}
-		l.now, l.next, c.since = c, nil, now
+		l.now, l.next, c.since, c.told = c, nil, now, map[string]struct{}{}
 		filter, _ := jsonrpc.Lookup(m.Params, "notifications")
 		for _, uri := range t.granted(c.waiting, string(filter)) {
 			c.uris = slices.DeleteFunc(slices.Clone(c.uris), func(u string) bool { return u == uri })
@@ -195,7 +224,8 @@ func (t *ToModern) listened(now time.Time, call int, m *jsonrpc.Message) bool {
 		c.waiting, c.want = nil, l.filter(c.uris) // what was refused is not asked for again
 		t.listenAnew(now)
 	case m.Method == methodAcknowledged || m.Method == methodCancelled:
-	case c == l.now || l.now == nil:
+	case c == l.next && l.now != nil:
+	default:
 		params := m.Params
 		if meta, ok := jsonrpc.Lookup(params, "_meta"); ok {
 			if meta = drop(meta, keySubscribed); string(meta) == "{}" {
@@ -204,13 +234,77 @@ func (t *ToModern) listened(now time.Time, call int, m *jsonrpc.Message) bool {
 				params = set(params, "_meta", meta)
 			}
 		}
-		if params == nil {
-			t.add(Step{Verb: Deliver, Message: m})
-		} else {
-			t.add(Step{Verb: Deliver, Message: withParams(m, params)})
+		if params != nil {
+			m = withParams(m, params)
 		}
+		t.tell(c, m)
 	}
 	return true
+}
+
+func (l *listening) oldCall(call int) *listenCall {
+	for _, c := range l.old {
+		if c.call == call {
+			return c
+		}
+	}
+	return nil
+}
+
+// tell passes on a notification of c. A stream that was replaced has nothing new
+// to say where the present one has said the same, as that said it later.
+func (t *ToModern) tell(c *listenCall, m *jsonrpc.Message) {
+	l := &t.listen
+	short := len(m.Raw) <= maxToldLen
+	same := func(o *jsonrpc.Message) bool { return bytes.Equal(o.Raw, m.Raw) }
+	switch {
+	case c == l.next:
+	case c == l.now:
+		for _, o := range l.old {
+			o.held = slices.DeleteFunc(o.held, same)
+		}
+		if len(l.old) > 0 && short && len(c.told) < maxTold {
+			c.told[string(m.Raw)] = struct{}{}
+		}
+	case l.said(m):
+		return
+	case short && len(c.held) < maxTold:
+		c.held = append(c.held, parse(slices.Clone(m.Raw)))
+		return
+	}
+	t.add(Step{Verb: Deliver, Message: m})
+}
+
+// said reports whether the host knows what a stream that was replaced tells, or
+// does not want to know it any more.
+func (l *listening) said(m *jsonrpc.Message) bool {
+	if m.Method == methodUpdated {
+		if uri, _ := jsonrpc.LookupString(m.Params, "uri"); !within(l.uris, uri) {
+			return true
+		}
+	}
+	if l.now == nil {
+		return false
+	}
+	_, told := l.now.told[string(m.Raw)]
+	return told
+}
+
+// closeOld closes a stream that was replaced.
+func (t *ToModern) closeOld(c *listenCall) {
+	t.stop(c.call)
+	t.forgetOld(c)
+}
+
+// forgetOld tells the host what c alone has told.
+func (t *ToModern) forgetOld(c *listenCall) {
+	t.ids.free(c.id)
+	t.listen.old = slices.DeleteFunc(t.listen.old, func(o *listenCall) bool { return o == c })
+	for _, m := range c.held {
+		if !t.listen.said(m) {
+			t.add(Step{Verb: Deliver, Message: m})
+		}
+	}
 }
 
 // listenRefused deals with the server's error to a stream that the host's
@@ -233,6 +327,60 @@ func (t *ToModern) listenRefused(now time.Time, m *jsonrpc.Message) {
 		if len(l.waiting) == 0 { // nobody is told: it must not become a loop
 			t.listenLater(now)
 		}
+	}
+	t.listenAnew(now)
+}
+
+// listenNext says when listenTick wants to be called; the zero time means never.
+func (t *ToModern) listenNext() time.Time {
+	next := t.listen.again
+	if t.listen.next != nil {
+		next = earliest(next, t.listen.next.until)
+	}
+	for _, c := range t.listen.old {
+		next = earliest(next, c.until)
+	}
+	return next
+}
+
+func (t *ToModern) listenTick(now time.Time) {
+	for _, c := range slices.Clone(t.listen.old) {
+		if due(c.until, now) {
+			t.closeOld(c)
+		}
+	}
+	if c := t.listen.next; c != nil && due(c.until, now) {
+		t.unacknowledged(now, c)
+	}
+	if due(t.listen.again, now) {
+		t.listen.again = time.Time{}
+		t.listenAnew(now)
+	}
+}
+
+// unacknowledged gives up waiting for the acknowledgement of c, which others wait
+// for as well. A stream that is the only one stays open: it may tell of changes
+// all the same.
+func (t *ToModern) unacknowledged(now time.Time, c *listenCall) {
+	l := &t.listen
+	l.next = nil
+	if l.now == nil {
+		l.now, c.since, c.told = c, now, map[string]struct{}{}
+	} else {
+		t.stop(c.call)
+		t.ids.free(c.id)
+	}
+	for _, w := range c.waiting {
+		if w.uri == "" {
+			t.deliver(jsonrpc.IDKey(w.id), jsonrpc.NewResult(w.id, nil))
+			continue
+		}
+		t.unwatch(w)
+		t.refuse(w.id, jsonrpc.CodeInternal, "the server has not acknowledged the subscription", nil)
+	}
+	c.waiting = nil
+	if len(l.waiting) == 0 {
+		l.now.want = l.filter(l.uris) // to ask for that again would be in vain
 	}
 	t.listenAnew(now)
 }
@@ -261,11 +409,14 @@ func (t *ToModern) listenEnded(now time.Time, call int, err error) {
 		}
 	case l.now != nil && l.now.call == call:
 		t.ids.free(l.now.id)
-		if now.Sub(l.now.since) > time.Minute {
+		if now.Sub(l.now.since) > steadyTime {
 			l.failures = 0
 		}
 		l.now = nil
 	default:
+		if c := l.oldCall(call); c != nil {
+			t.forgetOld(c)
+		}
 		return
 	}
 	t.listenLater(now)
@@ -274,7 +425,7 @@ func (t *ToModern) listenEnded(now time.Time, call int, err error) {
 // endListening forgets what an earlier initialize led to.
 func (t *ToModern) endListening() {
 	l := &t.listen
-	for _, c := range []*listenCall{l.now, l.next} {
+	for _, c := range append(l.old, l.now, l.next) {
 		if c == nil {
 			continue
 		}

@@ -234,11 +234,11 @@ func (t *ToLegacy) park(now time.Time, f *flight) {
 	inputs := json.RawMessage("{}")
 	for _, q := range f.asked {
 		q.given = true
-		input := json.RawMessage(`{"method":` + string(quote(q.method)) + `}`)
-		if q.params != nil {
-			input = set(input, "params", q.params)
+		params := q.params
+		if params == nil { // roots/list has none; some hosts read them all the same
+			params = json.RawMessage("{}")
 		}
-		inputs = set(inputs, q.name, input)
+		inputs = set(inputs, q.name, json.RawMessage(`{"method":`+string(quote(q.method))+`,"params":`+string(params)+`}`))
 	}
 	state := base64.RawURLEncoding.EncodeToString(append(name, t.seal(name, f.digest)...))
 	delete(t.requests, r.key)
@@ -268,6 +268,9 @@ func (t *ToLegacy) resume(now time.Time, r *request, token json.RawMessage) {
 	f.s.used = now
 	f.name, f.owner, f.due = "", r, time.Time{}
 	t.requests[r.key] = r
+	if !r.s.logs(r.level) && len(r.s.setting) == 0 { // what is under way does not wait for it
+		t.setLevel(r)
+	}
 
 	responses, _ := jsonrpc.Lookup(r.m.Params, "inputResponses")
 	declined := false
@@ -498,7 +501,8 @@ func (t *ToLegacy) abandon(f *flight, reason string) {
 	if f.call != 0 {
 		t.tell(f.s, cancellation(f.id, reason))
 		t.stop(f.call)
-		t.over(f.call)
+		t.ids.burn(f.id)
+		delete(t.inFlight, f.call)
 		f.call = 0
 	}
 	t.settle(f)

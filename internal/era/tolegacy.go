@@ -134,6 +134,8 @@ func (t *ToLegacy) request(now time.Time, m *jsonrpc.Message) {
 	level, has := jsonrpc.LookupString(m.Params, "_meta", keyLogLevel)
 	r := &request{m: m, key: jsonrpc.IDKey(m.ID), level: slices.Index(levels, level)}
 	switch {
+	case m.Method == methodPing && version == "": // a habit of before that some hosts keep
+		t.deliver(r.key, jsonrpc.NewResult(m.ID, json.RawMessage(`{"resultType":"complete"}`)))
 	case !isObject(m.Params):
 		t.refuse(m.ID, jsonrpc.CodeInvalidParams, "params are not an object", nil)
 	case !slices.Contains(ModernVersions, version):
@@ -312,10 +314,7 @@ func (t *ToLegacy) discovery(s *session) json.RawMessage {
 // be quiet again: what a request did not ask for is held back here.
 func (t *ToLegacy) levelled(r *request) bool {
 	s := r.s
-	if r.level < 0 || s.level >= 0 && r.level >= s.level && len(s.setting) == 0 {
-		return true
-	}
-	if _, logs := jsonrpc.Lookup(s.offered, "logging"); !logs {
+	if r.level < 0 || s.logs(r.level) && len(s.setting) == 0 {
 		return true
 	}
 	s.setting = append(s.setting, r)
@@ -323,6 +322,12 @@ func (t *ToLegacy) levelled(r *request) bool {
 		t.setLevel(r)
 	}
 	return false
+}
+
+// logs reports whether the server's log is as verbose as level, or always empty.
+func (s *session) logs(level int) bool {
+	_, logs := jsonrpc.Lookup(s.offered, "logging")
+	return !logs || level < 0 || s.level >= 0 && level >= s.level
 }
 
 func (t *ToLegacy) setLevel(r *request) {
@@ -422,14 +427,16 @@ func (t *ToLegacy) Server(now time.Time, leg, call int, m *jsonrpc.Message) []St
 	}
 	switch {
 	case m.IsResponse():
-		if e == nil { // on another stream than its own
+		switch {
+		case e != nil && bytes.Equal(e.id, m.ID):
+		case e == nil && call != 0: // to a call that is over, whose id may be another's by now
+			return t.take()
+		default: // on another stream than its own
 			call = t.callOf(s, m.ID)
 			if e = t.inFlight[call]; e == nil {
-				break
+				return t.take()
 			}
 			t.stop(call)
-		} else if e.id == nil {
-			break
 		}
 		t.over(call)
 		t.answer(now, e, m)

@@ -18,6 +18,10 @@ import (
 // and their answers a retry; subscriptions and list changes become one
 // subscriptions/listen; ping and logging/setLevel are answered here.
 type ToModern struct {
+	// Elsewhere reports whether a value of a message stands for another one that
+	// is not in memory. Nil: none does.
+	Elsewhere func(json.RawMessage) bool
+
 	steps
 
 	server string // what the server is called where it gives no name
@@ -281,7 +285,7 @@ func (t *ToModern) result(now time.Time, a *ask, m *jsonrpc.Message) {
 		if cacheable(a.m.Method) {
 			members = append(members, "ttlMs", "cacheScope")
 		}
-		t.finish(a, withResult(m, a.m.ID, drop(m.Result, members...)))
+		t.finish(a, withResult(m, a.m.ID, t.legacyResult(a.m.Method, drop(m.Result, members...))))
 	case kind != "input_required":
 		if _, extended := jsonrpc.Lookup(t.capabilities, "extensions"); extended {
 			t.finish(a, withResult(m, a.m.ID, m.Result))
@@ -296,6 +300,72 @@ func (t *ToModern) result(now time.Time, a *ask, m *jsonrpc.Message) {
 		a.rounds++
 		t.input(now, a, m.Result)
 	}
+}
+
+// legacyResult changes what hosts of the revisions before would take for an
+// error, and that of a whole list: there, structured content is an object, and the
+// properties of a tool's schemas are (2026-07-28, changelog, "Loosen inputSchema
+// and outputSchema").
+func (t *ToModern) legacyResult(method string, result json.RawMessage) json.RawMessage {
+	switch method {
+	case "tools/list":
+		return edit(result, func(key string, val json.RawMessage) json.RawMessage {
+			if key == "tools" {
+				return editElements(val, legacyTool)
+			}
+			return val
+		})
+	case "tools/call":
+		elsewhere := func(v json.RawMessage) bool { return t.Elsewhere != nil && t.Elsewhere(v) }
+		value, has := jsonrpc.Lookup(result, "structuredContent")
+		if !has || isObject(value) || elsewhere(value) {
+			return result
+		}
+		result = drop(result, "structuredContent")
+		content, _ := jsonrpc.Lookup(result, "content")
+		blocks, _ := jsonrpc.Elements(content) // no array: none
+		if len(blocks) == 0 && !elsewhere(content) && string(value) != "null" {
+			return set(result, "content", json.RawMessage(`[{"type":"text","text":`+string(quote(string(value)))+`}]`))
+		}
+	}
+	return result
+}
+
+// legacyTool is a tool as the revisions before describe it.
+func legacyTool(tool json.RawMessage) json.RawMessage {
+	if !isObject(tool) {
+		return tool
+	}
+	return edit(tool, func(key string, val json.RawMessage) json.RawMessage {
+		switch {
+		case key == "outputSchema" && !ofObject(val):
+			return nil
+		case (key == "outputSchema" || key == "inputSchema") && isObject(val):
+			return edit(val, func(key string, val json.RawMessage) json.RawMessage {
+				if key == "properties" && isObject(val) {
+					return edit(val, legacyProperty)
+				}
+				return val
+			})
+		}
+		return val
+	})
+}
+
+func ofObject(schema json.RawMessage) bool {
+	kind, _ := jsonrpc.LookupString(schema, "type")
+	return kind == "object"
+}
+
+// legacyProperty writes a schema that is true or false as an object.
+func legacyProperty(_ string, schema json.RawMessage) json.RawMessage {
+	switch string(schema) {
+	case "true":
+		return json.RawMessage("{}")
+	case "false":
+		return json.RawMessage(`{"not":{}}`)
+	}
+	return schema
 }
 
 // discovered answers the host's initialize from the result of server/discover.
@@ -367,7 +437,11 @@ func (t *ToModern) input(now time.Time, a *ask, result json.RawMessage) {
 		t.refuseAsk(a, "the server has asked for what cannot be answered: %s", fault)
 		return
 	}
-	if len(questions) == 0 {
+	switch {
+	case len(questions) == 0 && a.state == nil: // asking again could change nothing
+		t.refuseAsk(a, "the server has asked for input without saying for what")
+		return
+	case len(questions) == 0:
 		a.again = now.Add(min(250*time.Millisecond<<(a.rounds-1), 5*time.Second))
 		return
 	}
@@ -479,7 +553,7 @@ func (t *ToModern) Ended(now time.Time, call int, err error) []Step {
 
 // Next implements Machine.
 func (t *ToModern) Next() time.Time {
-	next := t.listen.again
+	next := t.listenNext()
 	for _, a := range t.requests {
 		next = earliest(next, a.again)
 	}
@@ -488,10 +562,7 @@ func (t *ToModern) Next() time.Time {
 
 // Tick implements Machine.
 func (t *ToModern) Tick(now time.Time) []Step {
-	if due(t.listen.again, now) {
-		t.listen.again = time.Time{}
-		t.listenAnew(now)
-	}
+	t.listenTick(now)
 	for _, a := range sorted(t.requests) {
 		if due(a.again, now) {
 			a.again = time.Time{}

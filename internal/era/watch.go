@@ -187,7 +187,13 @@ func (l *subscription) wants(method, uri string) bool {
 	case "notifications/resources/list_changed":
 		return slices.Contains(l.lists, "resourcesListChanged")
 	}
-	for _, u := range l.uris { // a part of a resource may be named (2025-11-25, server/resources)
+	return within(l.uris, uri)
+}
+
+// within reports whether uri names one of the resources or a part of one, as a
+// notification may (2025-11-25, server/resources).
+func within(uris []string, uri string) bool {
+	for _, u := range uris {
 		if rest, ok := cutPrefix(uri, u); ok && (rest == "" || rest[0] == '/' || u[len(u)-1] == '/') {
 			return true
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -18,62 +17,6 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
 )
-
-// pipes is a listener without a network, so that a test's clock can be a
-// synctest bubble's.
-type pipes struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-p.conns:
-		return c, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
-func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
-
-// startBubble starts a server inside a synctest bubble.
-func startBubble(t *testing.T, handler mcphttp.Handler, change func(*mcphttp.Options)) *server {
-	logs := &logBuffer{}
-	o := options(handler, logs)
-	if change != nil {
-		change(&o)
-	}
-	m, err := mcphttp.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-	both := new(http.Protocols)
-	both.SetHTTP1(true)
-	both.SetUnencryptedHTTP2(true)
-	hs := &http.Server{Handler: m, ConnContext: m.ConnContext, Protocols: both}
-	go func() { _ = hs.Serve(l) }()
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		client, server := net.Pipe()
-		select {
-		case l.conns <- server:
-			return client, nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}}
-	t.Cleanup(func() {
-		if err := m.Shutdown(context.Background()); err != nil {
-			t.Error(err)
-		}
-		transport.CloseIdleConnections()
-		_ = hs.Close()
-	})
-	return &server{Server: m, t: t, url: "http://localhost/mcp", http: &http.Client{Transport: transport}, logs: logs}
-}
 
 // comments counts the comment lines of a stream until it ends and returns the
 // data lines that carry something.

@@ -20,6 +20,7 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 	"github.com/mcp-clerk/mcp-clerk/internal/mcphttp"
+	"github.com/mcp-clerk/mcp-clerk/internal/transport/memnet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -117,6 +118,34 @@ func start(t testing.TB, handler mcphttp.Handler, change ...func(*mcphttp.Option
 		ts.Close()
 	})
 	return &server{Server: m, t: t, url: ts.URL + "/mcp", http: client, logs: logs}
+}
+
+// startBubble starts a server inside a synctest bubble.
+func startBubble(t *testing.T, handler mcphttp.Handler, change func(*mcphttp.Options)) *server {
+	logs := &logBuffer{}
+	o := options(handler, logs)
+	if change != nil {
+		change(&o)
+	}
+	m, err := mcphttp.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network := memnet.New()
+	both := new(http.Protocols)
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
+	hs := &http.Server{Handler: m, ConnContext: m.ConnContext, Protocols: both}
+	go func() { _ = hs.Serve(network) }()
+	transport := &http.Transport{DialContext: network.Dial}
+	t.Cleanup(func() {
+		if err := m.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		transport.CloseIdleConnections()
+		_ = hs.Close()
+	})
+	return &server{Server: m, t: t, url: "http://localhost/mcp", http: &http.Client{Transport: transport}, logs: logs}
 }
 
 // basics answers initialize as a server of the legacy revisions does, and a

@@ -3,13 +3,13 @@ package mcphttp_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -237,311 +237,32 @@ func TestConcurrentCallsKeepTheirOwnProgressInOrder(t *testing.T) {
 }
 
 func TestASlowReaderSlowsItsOwnCall(t *testing.T) {
-	sent := make(chan int, 1)
-	s := start(t, with("flood", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
-		raw := jsonrpc.NewNotification("notifications/progress", map[string]any{"progressToken": 1, "message": strings.Repeat("x", 64<<10)})
-		for i := range 2000 {
-			if err := call.Notify(ctx, raw); err != nil {
-				sent <- i
-				return nil, err
-			}
-		}
-		sent <- 2000
-		return jsonrpc.NewResult(call.Message.ID, nil), nil
-	}))
-	body, h := modern("1", "tools/call", `"name":"flood"`)
-	res := s.post(body, h)
-	select {
-	case n := <-sent:
-		t.Fatalf("%d notifications were taken for a client that reads none", n)
-	case <-time.After(300 * time.Millisecond): // the socket's buffers are full by now
-	}
-	_ = res.Body.Close()
-	if n := <-sent; n == 2000 {
-		t.Error("the call went on after its client had gone")
-	}
-}
-
-// waiter answers when its context ends, or when released.
-type waiter struct {
-	started, cancelled, release chan string
-}
-
-func newWaiter() *waiter {
-	return &waiter{make(chan string, 16), make(chan string, 16), make(chan string, 16)}
-}
-
-func (w *waiter) handle(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
-	w.started <- string(call.Message.ID)
-	select {
-	case <-ctx.Done():
-		w.cancelled <- string(call.Message.ID)
-		return nil, ctx.Err()
-	case <-w.release:
-		return jsonrpc.NewResult(call.Message.ID, nil), nil
-	}
-}
-
-const wait = `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"wait"}}`
-
-func cancelled(id string) string {
-	return `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":` + id + `}}`
-}
-
-func TestCancellationReachesOnlyTheOwnersCall(t *testing.T) {
-	w := newWaiter()
-	s := start(t, with("wait", w.handle))
-	h := s.session("2025-11-25", `{}`)
-	second := s.session("2025-11-25", `{}`)
-	bob := s.session("2025-11-25", `{}`, header{"Authorization": "Bearer bob"})
-	done := make(chan *http.Response, 1)
-	go func() { done <- s.post(wait, h) }()
-	<-w.started
-
-	body, hm := modern("1", "ping", "")
-	hm["Authorization"] = "Bearer bob"
-	_ = body
-	for name, h := range map[string]header{"a stranger's": bob, "another session's": second, "a stateless": hm} {
-		if res := s.post(cancelled("1"), h); res.StatusCode != http.StatusAccepted {
-			t.Errorf("%s: %s", name, res.Status)
-		}
-	}
-	for _, id := range []string{`"1"`, `2`, `1.0`, `null`} {
-		s.post(cancelled(id), h)
-	}
-	s.post(`{"jsonrpc":"2.0","method":"notifications/cancelled"}`, h)
-	select {
-	case <-w.cancelled:
-		t.Fatal("cancelled by somebody else")
-	case <-time.After(50 * time.Millisecond):
-	}
-	s.post(cancelled("1"), h)
-	<-w.cancelled
-	// No response follows a cancellation (basic/utilities/cancellation).
-	s.events(<-done).end()
-}
-
-// 2025-11-25, basic/transports, Sending Messages, 6: "Disconnection SHOULD NOT
-// be interpreted as the client cancelling its request."
-func TestLegacyCallOutlivesItsConnectionForAWhile(t *testing.T) {
-	w := newWaiter()
-	s := start(t, with("wait", w.handle), func(o *mcphttp.Options) { o.DetachedTimeout = 100 * time.Millisecond })
-	h := s.session("2025-11-25", `{}`)
-	ctx, cancel := context.WithCancel(t.Context())
-	gone := make(chan error, 1)
-	began := time.Now()
-	go func() {
-		_, err := s.http.Do(s.request(wait, h).WithContext(ctx))
-		gone <- err
-	}()
-	<-w.started
-	cancel()
-	if err := <-gone; !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	<-w.cancelled
-	if d := time.Since(began); d < 100*time.Millisecond {
-		t.Errorf("cancelled after %v", d)
-	}
-}
-
-func TestDeleteCancelsTheSessionsCallsAndStreams(t *testing.T) {
-	w := newWaiter()
-	s := start(t, with("wait", w.handle))
-	h := s.session("2025-11-25", `{}`)
-	stream := s.events(s.method(http.MethodGet, h))
-	done := make(chan *http.Response, 1)
-	go func() { done <- s.post(wait, h) }()
-	<-w.started
-	s.method(http.MethodDelete, h)
-	<-w.cancelled
-	s.events(<-done).end()
-	stream.end()
-}
-
-func TestBatchIsServedInItsOneRevision(t *testing.T) {
-	s := start(t, with("work", progress(2)))
-	h := s.session("2025-03-26", `{}`)
-	ping := func(id int) string { return fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"ping"}`, id) }
-	note := `{"jsonrpc":"2.0","method":"notifications/initialized"}`
-	tests := []struct {
-		name, body string
-		status     int
-		want       string
-	}{
-		{"requests and a notification", "[" + ping(1) + "," + note + "," + ping(2) + "]", 200,
-			`[{"jsonrpc":"2.0","id":1,"result":{}},{"jsonrpc":"2.0","id":2,"result":{}}]`},
-		{"one faulty element", "[" + ping(1) + `,{"jsonrpc":"2.0","id":2}]`, 200,
-			`[{"jsonrpc":"2.0","id":1,"result":{}},{"jsonrpc":"2.0","id":2,"error":{"code":-32600,"message":"invalid request: neither a method nor a result nor an error"}}]`},
-		{"initialize inside", `[{"jsonrpc":"2.0","id":1,"method":"initialize"}]`, 200,
-			`[{"jsonrpc":"2.0","id":1,"error":{"code":-32600,"message":"initialize cannot be part of a batch"}}]`},
-		{"notifications only", "[" + note + "," + note + "]", 202, ""},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			res := s.post(tt.body, h)
-			if got := s.text(res); res.StatusCode != tt.status || got != tt.want {
-				t.Errorf("%s %s, want %s", res.Status, got, tt.want)
-			}
-		})
-	}
-	for name, body := range map[string]string{"empty": "[]", "too long": "[" + strings.Repeat(note+",", 100) + note + "]", "broken": "[" + ping(1)} {
-		if res := s.post(body, h); res.StatusCode != http.StatusBadRequest {
-			t.Errorf("%s: %s", name, res.Status)
-		}
-	}
-	t.Run("with progress", func(t *testing.T) {
-		e := s.events(s.post("["+ping(1)+`,{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"work","_meta":{"progressToken":"p"}}}]`, h))
-		e.want(`{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":0,"progressToken":"p"}}`)
-		e.want(`{"jsonrpc":"2.0","method":"notifications/progress","params":{"progress":1,"progressToken":"p"}}`)
-		e.want(`{"jsonrpc":"2.0","id":1,"result":{}}`)
-		e.want(`{"jsonrpc":"2.0","id":2,"result":{"token":"p"}}`)
-		e.end()
-	})
-}
-
-// Nobody comes back for the answers to a batch, so the client's absence is
-// counted for all of it, and what has not begun then does not.
-func TestABatchEndsWithItsClientAndWithItsServer(t *testing.T) {
-	batch := "[" + strings.Repeat(wait+",", 9) + wait + "]"
-	t.Run("client", func(t *testing.T) {
-		w := newWaiter()
-		s := start(t, with("wait", w.handle), func(o *mcphttp.Options) { o.DetachedTimeout = 100 * time.Millisecond })
-		ctx, cancel := context.WithCancel(t.Context())
-		gone := make(chan error, 1)
-		h := s.session("2025-03-26", `{}`)
-		go func() {
-			_, err := s.http.Do(s.request(batch, h).WithContext(ctx))
-			gone <- err
-		}()
-		<-w.started
-		cancel()
-		<-gone
-		w.release <- "the first; the second begins without a client"
-		<-w.started
-		<-w.cancelled
-		if err := s.Shutdown(t.Context()); err != nil { // waits for the batch
-			t.Error(err)
-		}
-		if n := len(w.started); n > 0 {
-			t.Errorf("%d more were begun", n)
-		}
-	})
-	t.Run("server", func(t *testing.T) {
-		w := newWaiter()
-		s := start(t, with("wait", w.handle))
-		h := s.session("2025-03-26", `{}`)
-		answered := make(chan *http.Response, 1)
-		go func() { answered <- s.post(batch, h) }()
-		<-w.started
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-		defer cancel()
-		if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Error(err)
-		}
-		<-w.cancelled
-		if body := s.text(<-answered); strings.Count(body, `"id"`) != 1 || len(w.started) > 0 {
-			t.Errorf("%d more were begun: %s", len(w.started), body)
-		}
-	})
-}
-
-// ask asks the client and answers with what it said.
-func ask(method, params string) mcphttp.HandlerFunc {
-	return func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
-		answer, err := call.Request(ctx, method, json.RawMessage(params))
-		var refused *mcphttp.ClientError
-		switch {
-		case errors.As(err, &refused):
-			return jsonrpc.NewResult(call.Message.ID, map[string]any{"refused": refused.Code}), nil
-		case err != nil:
-			return jsonrpc.NewResult(call.Message.ID, map[string]any{"err": err.Error()}), nil
-		}
-		return jsonrpc.NewResult(call.Message.ID, map[string]any{"answer": answer}), nil
-	}
-}
-
-const callAsk = `{"jsonrpc":"2.0","id":5,"method":"tools/call","params":{"name":"ask"}}`
-
-func TestServerRequestGoesOutOnItsCallAndTheAnswerComesBack(t *testing.T) {
-	s := start(t, with("ask", ask("elicitation/create", `{"message":"<who>?"}`)))
-	h := s.session("2025-11-25", `{"elicitation":{}}`)
-	bob := s.session("2025-11-25", `{"elicitation":{}}`, header{"Authorization": "Bearer bob"})
-	open := func() (*events, string) {
-		e := s.events(s.post(callAsk, h))
-		got, _ := e.next()
-		m, err := jsonrpc.Parse([]byte(got), jsonrpc.Limits{Strict: true})
-		if err != nil || m.Method != "elicitation/create" || string(m.Params) != `{"message":"<who>?"}` {
-			t.Fatalf("%v %s", err, got)
-		}
-		return e, string(m.ID)
-	}
-	t.Run("result", func(t *testing.T) {
-		e, id := open()
-		// A stranger knows the id and answers first.
-		if res := s.post(`{"jsonrpc":"2.0","id":`+id+`,"result":{"action":"decline"}}`, bob); res.StatusCode != http.StatusAccepted {
-			t.Error(res.Status)
-		}
-		if res := s.post(`{"jsonrpc":"2.0","id":`+id+`,"result":{"n":1.50}}`, h); res.StatusCode != http.StatusAccepted || s.text(res) != "" {
-			t.Error(res.Status)
-		}
-		e.want(`{"jsonrpc":"2.0","id":5,"result":{"answer":{"n":1.50}}}`)
-		e.end()
-		// Once more, and an answer nobody waits for: no harm.
-		for _, body := range []string{`{"jsonrpc":"2.0","id":` + id + `,"result":{}}`, `{"jsonrpc":"2.0","id":77,"result":{}}`, `{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"x"}}`} {
-			if res := s.post(body, h); res.StatusCode != http.StatusAccepted {
-				t.Errorf("%s: %s", body, res.Status)
-			}
-		}
-	})
-	t.Run("error", func(t *testing.T) {
-		e, id := open()
-		s.post(`{"jsonrpc":"2.0","id":`+id+`,"error":{"code":-32042,"message":"no"}}`, h)
-		e.want(`{"jsonrpc":"2.0","id":5,"result":{"refused":-32042}}`)
-	})
-	t.Run("cancelled call", func(t *testing.T) {
-		e, id := open()
-		s.post(cancelled("5"), h)
-		e.want(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"reason":"the server no longer waits","requestId":` + id + `}}`)
-		e.end()
-	})
-}
-
-func TestServerRequestNeedsTheCapability(t *testing.T) {
-	tests := []struct {
-		name, declared, method, params string
-		asked                          bool
-	}{
-		{"none declared", `{}`, "elicitation/create", `{}`, false},
-		{"form by default", `{"elicitation":{}}`, "elicitation/create", `{"mode":"form"}`, true},
-		{"form declared", `{"elicitation":{"form":{}}}`, "elicitation/create", `{}`, true},
-		{"url not declared", `{"elicitation":{}}`, "elicitation/create", `{"mode":"url"}`, false},
-		{"url declared", `{"elicitation":{"url":{}}}`, "elicitation/create", `{"mode":"url"}`, true},
-		{"url only", `{"elicitation":{"url":{}}}`, "elicitation/create", `{}`, false},
-		{"sampling", `{"sampling":{}}`, "sampling/createMessage", `{}`, true},
-		{"sampling with tools not declared", `{"sampling":{}}`, "sampling/createMessage", `{"tools":[]}`, false},
-		{"sampling with tools", `{"sampling":{"tools":{}}}`, "sampling/createMessage", `{"tools":[]}`, true},
-		{"roots", `{"roots":{"listChanged":true}}`, "roots/list", `{}`, true},
-		{"ping needs none", `{}`, "ping", `{}`, true},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			s := start(t, with("ask", ask(tt.method, tt.params)))
-			h := s.session("2025-11-25", tt.declared)
-			res := s.post(callAsk, h)
-			if !tt.asked {
-				if got := s.text(res); !strings.Contains(got, "did not declare") {
-					t.Error(got)
+	synctest.Test(t, func(t *testing.T) {
+		sent := make(chan int, 1)
+		s := startBubble(t, with("flood", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
+			raw := jsonrpc.NewNotification("notifications/progress", map[string]any{"progressToken": 1, "message": strings.Repeat("x", 64<<10)})
+			for i := range 2000 {
+				if err := call.Notify(ctx, raw); err != nil {
+					sent <- i
+					return nil, err
 				}
-				return
 			}
-			e := s.events(res)
-			got, _ := e.next()
-			id, _ := jsonrpc.Lookup(json.RawMessage(got), "id")
-			s.post(`{"jsonrpc":"2.0","id":`+string(id)+`,"result":{}}`, h)
-			e.want(`{"jsonrpc":"2.0","id":5,"result":{"answer":{}}}`)
-		})
-	}
+			sent <- 2000
+			return jsonrpc.NewResult(call.Message.ID, nil), nil
+		}), nil)
+		body, h := modern("1", "tools/call", `"name":"flood"`)
+		res := s.post(body, h)
+		synctest.Wait()
+		select {
+		case n := <-sent:
+			t.Fatalf("%d notifications were taken for a client that reads none", n)
+		default:
+		}
+		_ = res.Body.Close()
+		if n := <-sent; n == 2000 {
+			t.Error("the call went on after its client had gone")
+		}
+	})
 }
 
 func TestSessionTellsWhatTheClientDeclared(t *testing.T) {
@@ -656,31 +377,5 @@ func TestLegacyLogLevelFiltersTheSessionsCalls(t *testing.T) {
 	h = s.session("2025-11-25", `{}`)
 	if d := cmp.Diff([]string{"debug", "info", "error"}, levels()); d != "" {
 		t.Errorf("another session: %s", d)
-	}
-}
-
-// What a call sends is its own: no listening stream hears of it, its session's
-// no more than a stranger's, and the next call is answered as if there had been
-// none before.
-func TestNobodyElseHearsOfACall(t *testing.T) {
-	s := start(t, with("work", progress(10)))
-	h := s.session("2025-11-25", `{}`)
-	own := s.events(s.method(http.MethodGet, h))
-	stranger := s.events(s.method(http.MethodGet, s.session("2025-11-25", `{}`, header{"Authorization": "Bearer bob"}), header{"Authorization": "Bearer bob"}))
-	e := s.events(s.post(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"work","_meta":{"progressToken":1}}}`, h))
-	for range 11 {
-		if _, ok := e.next(); !ok {
-			t.Fatal("the call's own stream is short")
-		}
-	}
-	e.end()
-	changed := `{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`
-	if err := s.Notify(nil, []byte(changed)); err != nil {
-		t.Fatal(err)
-	}
-	own.want(changed) // and nothing before it
-	stranger.want(changed)
-	if ct := s.post(`{"jsonrpc":"2.0","id":2,"method":"ping"}`, h).Header.Get("Content-Type"); ct != "application/json" {
-		t.Errorf("the next call of the session is answered as %q", ct)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -233,37 +233,38 @@ func TestModernAnswerComesInAFormTheClientTakes(t *testing.T) {
 // Cancellation: "Closing the SSE response stream MUST be treated by the server
 // as cancellation of that request."
 func TestClosedStreamCancelsTheModernRequestAndNoOther(t *testing.T) {
-	w := newWaiter()
-	s := start(t, with("wait", w.handle))
-	body, h := modern("1", "tools/call", `"name":"wait"`)
-	ctx, cancel := context.WithCancel(t.Context())
-	gone := make(chan error, 1)
-	go func() {
-		_, err := s.http.Do(s.request(body, h).WithContext(ctx))
-		gone <- err
-	}()
-	<-w.started
-	stays := make(chan *http.Response, 1)
-	go func() { stays <- s.post(body, h) }()
-	<-w.started
-	// A message cancels nothing here, the same user's neither.
-	if res := s.post(cancelled("1"), header{"MCP-Protocol-Version": "2026-07-28"}); res.StatusCode != http.StatusAccepted {
-		t.Error(res.Status)
-	}
-	cancel()
-	if err := <-gone; !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	<-w.cancelled
-	select {
-	case <-w.cancelled:
-		t.Fatal("the other request was cancelled")
-	case <-time.After(50 * time.Millisecond):
-	}
-	w.release <- ""
-	if got := s.text(<-stays); code(t, got) != 0 {
-		t.Error(got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWaiter()
+		s := startBubble(t, with("wait", w.handle), nil)
+		body, h := modern("1", "tools/call", `"name":"wait"`)
+		ctx, cancel := context.WithCancel(t.Context())
+		gone := make(chan error, 1)
+		go func() {
+			_, err := s.http.Do(s.request(body, h).WithContext(ctx))
+			gone <- err
+		}()
+		<-w.started
+		stays := make(chan *http.Response, 1)
+		go func() { stays <- s.post(body, h) }()
+		<-w.started
+		// A message cancels nothing here, the same user's neither.
+		if res := s.post(cancelled("1"), header{"MCP-Protocol-Version": "2026-07-28"}); res.StatusCode != http.StatusAccepted {
+			t.Error(res.Status)
+		}
+		cancel()
+		if err := <-gone; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		<-w.cancelled
+		synctest.Wait()
+		if len(w.cancelled) > 0 {
+			t.Fatal("the other request was cancelled")
+		}
+		w.release <- ""
+		if got := s.text(<-stays); code(t, got) != 0 {
+			t.Error(got)
+		}
+	})
 }
 
 func TestModernCallHasNoRequestsToTheClient(t *testing.T) {

@@ -53,17 +53,11 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool)
 	return body, true
 }
 
-// bodyRead takes the read deadline of limitClient back. Left behind, it would
-// look like a client that went, to whoever still works when it comes; net/http
-// takes it back itself after the request.
-func bodyRead(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-}
-
 // limitClient gives the client ReadTimeout to send its body, whether it will be
 // read here or thrown away by net/http after a refusal, and WriteTimeout to take
-// what is answered at once; streams, and answers that come later, have more. It
-// is best effort: not every connection has deadlines.
+// what is answered at once; streams, and answers that come later, have more.
+// net/http takes ReadTimeout back at the end of the body: it does not cut what
+// takes longer to answer. All is best effort: not every connection has deadlines.
 func (s *Server) limitClient(w http.ResponseWriter, r *http.Request) {
 	rc, now := http.NewResponseController(w), time.Now()
 	if r.Body != nil && r.Body != http.NoBody {
@@ -110,7 +104,6 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, p *identity.Princi
 		return
 	}
 	if jsonrpc.IsBatch(body) {
-		bodyRead(w)
 		s.batch(w, of(r, p), p, body)
 		return
 	}
@@ -120,9 +113,6 @@ func (s *Server) post(w http.ResponseWriter, r *http.Request, p *identity.Princi
 		return
 	}
 	quick := s.quick(m)
-	if !quick {
-		bodyRead(w)
-	}
 	meta := readMeta(m.Params)
 	if isModern(r.Header, m, &meta) {
 		s.postModern(w, r, p, m, &meta, quick)

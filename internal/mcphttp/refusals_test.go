@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/identity"
@@ -398,18 +399,20 @@ func TestBodies(t *testing.T) {
 		})
 	}
 	t.Run("a slow call is not cut by the time for its body", func(t *testing.T) {
-		slow := start(t, with("slow", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
-			select {
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			case <-time.After(300 * time.Millisecond):
-				return jsonrpc.NewResult(call.Message.ID, nil), nil
+		synctest.Test(t, func(t *testing.T) {
+			slow := startBubble(t, with("slow", func(ctx context.Context, call *mcphttp.Call) ([]byte, error) {
+				select {
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				case <-time.After(2 * time.Second):
+					return jsonrpc.NewResult(call.Message.ID, nil), nil
+				}
+			}), func(o *mcphttp.Options) { o.ReadTimeout = time.Second })
+			body, h := modern("1", "tools/call", `"name":"slow"`)
+			if got := slow.text(slow.post(body, h)); code(t, got) != 0 {
+				t.Error(got)
 			}
-		}), func(o *mcphttp.Options) { o.ReadTimeout = 100 * time.Millisecond })
-		body, h := modern("1", "tools/call", `"name":"slow"`)
-		if got := slow.text(slow.post(body, h)); code(t, got) != 0 {
-			t.Error(got)
-		}
+		})
 	})
 	for _, m := range []string{"PUT", "PATCH", "HEAD"} {
 		if res := s.method(m); res.StatusCode != 405 || res.Header.Get("Allow") == "" {

@@ -148,7 +148,6 @@ func (s *Server) postSSE(w http.ResponseWriter, r *http.Request, p *identity.Pri
 	if !ok {
 		return
 	}
-	bodyRead(w)
 	m, err := jsonrpc.Parse(body, strict)
 	if err != nil {
 		refuseMessage(w, err)

@@ -103,21 +103,7 @@ func TestManyProcessesAtAWipedServer(t *testing.T) {
 	c, _, dir := signedIn(t, s, func(o *oauthclient.Options) { o.Now = clk.Now })
 	c.Close()
 	s.forget()
-	var all []*process
-	for range 5 {
-		all = append(all, start(t, s, dir, "request and approve"))
-	}
-	for _, p := range all {
-		p.begin(t)
-	}
-	windows := 0
-	for _, p := range all {
-		lines := p.rest()
-		if len(lines) == 0 || lines[len(lines)-1] != "status: 200" {
-			t.Errorf("a process says %q", lines)
-		}
-		windows += strings.Count(strings.Join(lines, "\n"), "window:")
-	}
+	windows := approveAtOnce(t, s, dir, 5)
 	if windows != 1 || s.count("POST /register") != 2 {
 		t.Errorf("%d windows, %d registrations", windows, s.count("POST /register"))
 	}

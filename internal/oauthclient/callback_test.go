@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -390,5 +391,142 @@ func TestAPreregisteredClientInsistsOnItsPort(t *testing.T) {
 	}
 	if s.count("POST /register") != 0 || s.asked[0].Get("client_id") != "mine" {
 		t.Errorf("registered although a client is given: %v", s.asked)
+	}
+}
+
+func TestCallbackAddress(t *testing.T) {
+	port := freePort(t)
+	for name, tc := range map[string]struct {
+		callback oauthclient.Callback
+		redirect string // with PORT for the port listened on
+		reach    string // where the browser's request ends up, with its Host
+		off      bool
+	}{
+		"as it is":        {redirect: "http://127.0.0.1:PORT/oauth/callback"},
+		"localhost":       {callback: oauthclient.Callback{Host: "localhost"}, redirect: "http://localhost:PORT/oauth/callback"},
+		"IPv6":            {callback: oauthclient.Callback{Host: "::1"}, redirect: "http://[::1]:PORT/oauth/callback"},
+		"a path":          {callback: oauthclient.Callback{Path: "/cb"}, redirect: "http://127.0.0.1:PORT/cb"},
+		"at an address":   {callback: oauthclient.Callback{Bind: "::1", Port: port}, redirect: "http://127.0.0.1:PORT/oauth/callback", reach: "[::1]:" + fmt.Sprint(port)},
+		"forwarded":       {callback: oauthclient.Callback{URL: "http://localhost:1/forwarded", Port: port}, redirect: "http://localhost:1/forwarded", reach: "127.0.0.1:" + fmt.Sprint(port)},
+		"behind a proxy":  {callback: oauthclient.Callback{URL: "https://dev.example.com/cb", Port: port}, redirect: "https://dev.example.com/cb", reach: "127.0.0.1:" + fmt.Sprint(port), off: true},
+		"under some name": {callback: oauthclient.Callback{Host: "box.example", Port: port}, redirect: "http://box.example:PORT/oauth/callback", reach: "127.0.0.1:" + fmt.Sprint(port), off: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if tc.callback.Host == "::1" || tc.callback.Bind == "::1" {
+				needsIPv6(t)
+			}
+			if tc.callback.OffLoopback() != tc.off {
+				t.Errorf("off loopback: %v", !tc.off)
+			}
+			s := newSite(t)
+			w := wait(t, s, func(o *oauthclient.Options) { o.Callback = tc.callback })
+			if want := strings.ReplaceAll(tc.redirect, "PORT", w.redirect.Port()); w.redirect.String() != want {
+				t.Fatalf("redirect %q, want %q", w.redirect, want)
+			}
+			back := *w.redirect
+			back.RawQuery = url.Values{"code": {w.code()}, "state": w.auth["state"], "iss": {s.URL}}.Encode()
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, back.String(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.reach != "" {
+				req.Host = back.Host
+				req.URL.Scheme, req.URL.Host = "http", tc.reach
+			}
+			resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("the browser sees status %d", resp.StatusCode)
+			}
+			if err := <-w.done; err != nil {
+				t.Error(err)
+			}
+			if got := s.tokens[0].Get("redirect_uri"); got != w.redirect.String() {
+				t.Errorf("redeemed with redirect %q", got)
+			}
+		})
+	}
+}
+
+func needsIPv6(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err == nil {
+		l.Close()
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("no IPv6 on loopback: %v", err)
+	}
+	t.Skipf("no IPv6 on loopback: %v", err)
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// What an answer may pass on its way is known before anything listens there.
+func TestCallbackOffLoopback(t *testing.T) {
+	for callback, want := range map[oauthclient.Callback]bool{
+		{}: false, {Bind: "127.0.0.1"}: false, {Bind: "::1"}: false, {Host: "localhost"}: false, {URL: "http://localhost:1/cb"}: false,
+		{Bind: "0.0.0.0"}: true, {Bind: "::"}: true, {Bind: "192.0.2.1"}: true, {Host: "box.example"}: true, {URL: "https://box.example:1/cb"}: true,
+	} {
+		if callback.OffLoopback() != want {
+			t.Errorf("%+v: %v", callback, !want)
+		}
+	}
+}
+
+func TestCallbackOptionsAreChecked(t *testing.T) {
+	for _, cb := range []oauthclient.Callback{
+		{Port: -1}, {Port: 70000}, {Path: "no-slash"}, {Path: "/a?b"}, {Host: "a b"}, {Host: "a/b"}, {Host: "-x"}, {Bind: "localhost"},
+		{URL: "ftp://localhost:1/"}, {URL: "https://dev.example.com/cb"}, {URL: "http://u@localhost:1/"}, {URL: "http://localhost:1/?q"}, {URL: "http://localhost:1/#f"},
+		{SuccessURL: "http://evil.example/"}, {SuccessURL: "javascript:alert(1)"}, {SuccessURL: "https://a/?q=1"}, {SuccessURL: "https://a/#f"},
+	} {
+		o := options(t, "https://mcp.example.com/mcp", t.TempDir())
+		o.Callback = cb
+		if _, err := oauthclient.New(o); err == nil {
+			t.Errorf("%+v was accepted", cb)
+		}
+	}
+}
+
+// The browser goes on to the page that was asked for after a success, with
+// nothing of the sign-in in its address, and stays here after a failure.
+func TestSuccessPage(t *testing.T) {
+	for name, fail := range map[string]bool{"success": false, "failure": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			w := wait(t, s, func(o *oauthclient.Options) { o.Callback.SuccessURL = "https://app.example.com/connected" })
+			query := url.Values{"code": {w.code()}, "state": w.auth["state"], "iss": {s.URL}}
+			if fail {
+				query = url.Values{"error": {"access_denied"}, "state": w.auth["state"], "iss": {s.URL}}
+			}
+			client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+			resp, err := client.Get(w.redirect.String() + "?" + query.Encode())
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			err = <-w.done
+			if fail {
+				if err == nil || resp.Header.Get("Location") != "" {
+					t.Errorf("%v, sent to %q", err, resp.Header.Get("Location"))
+				}
+				return
+			}
+			if err != nil || resp.StatusCode != http.StatusSeeOther || resp.Header.Get("Location") != "https://app.example.com/connected" {
+				t.Errorf("%v, status %d to %q", err, resp.StatusCode, resp.Header.Get("Location"))
+			}
+		})
 	}
 }

@@ -2,9 +2,12 @@ package oauthclient_test
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -343,5 +346,81 @@ func TestConfigurationsOfOneServerShareNoCredential(t *testing.T) {
 	}
 	if (oauthclient.Options{}).Variant() != "" || (oauthclient.Options{Scope: "a  b"}).Variant() != (oauthclient.Options{Scope: "a b"}).Variant() {
 		t.Error("variants differ where nothing does")
+	}
+}
+
+func TestResourceAndParametersAsAsked(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change   func(*oauthclient.Options)
+		resource []string
+	}{
+		"another resource": {func(o *oauthclient.Options) { o.Resource = "https://tenant.example/" }, []string{"https://tenant.example/"}},
+		"no resource":      {func(o *oauthclient.Options) { o.NoResource = true }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			clk := newClock()
+			c, _, _ := signedIn(t, s, func(o *oauthclient.Options) {
+				tc.change(o)
+				o.Now = clk.Now
+				o.AuthorizeParams = url.Values{"audience": {"https://api.example"}, "prompt": {"login"}}
+			})
+			clk.add(2 * time.Hour)
+			if _, err := c.Token(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			asked := s.asked[0]
+			if asked.Get("audience") != "https://api.example" || asked.Get("prompt") != "login" {
+				t.Errorf("asked %v", asked)
+			}
+			if len(s.tokens) != 2 {
+				t.Fatalf("%d token requests", len(s.tokens))
+			}
+			for _, form := range append([]url.Values{asked}, s.tokens...) {
+				if !slices.Equal(form["resource"], tc.resource) {
+					t.Errorf("resource %q, want %q", form["resource"], tc.resource)
+				}
+				if form.Has("audience") && form.Has("grant_type") {
+					t.Error("a parameter of the authorization request went to the token endpoint")
+				}
+			}
+		})
+	}
+	o := options(t, "https://mcp.example.com/mcp", t.TempDir())
+	o.AuthorizeParams = url.Values{"redirect_uri": {"https://evil.example"}}
+	if _, err := oauthclient.New(o); err == nil {
+		t.Error("a redirect_uri of somebody's own was accepted")
+	}
+}
+
+func TestIDTokenAsBearer(t *testing.T) {
+	claims, err := json.Marshal(map[string]any{"sub": "u", "exp": time.Now().Add(10 * time.Minute).Unix()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	idToken := "e30." + base64.RawURLEncoding.EncodeToString(claims) + ".c2ln"
+	s := newSite(t)
+	s.extra["id_token"] = idToken
+	s.grant(idToken)
+	c, _, _ := signedIn(t, s, func(o *oauthclient.Options) { o.UseIDToken = true })
+	status, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(status.Expires); left > 11*time.Minute || left < 9*time.Minute {
+		t.Errorf("expires in %v, not with the id_token", left)
+	}
+	if token, err := c.Token(t.Context()); token != idToken || err != nil {
+		t.Errorf("token %q, %v", token, err)
+	}
+
+	// A server that sends none is said so, and used as it is.
+	s = newSite(t)
+	var notices []string
+	signedIn(t, s, func(o *oauthclient.Options) {
+		o.UseIDToken, o.Notice = true, func(text string) { notices = append(notices, text) }
+	})
+	if len(notices) != 1 {
+		t.Errorf("said %q", notices)
 	}
 }

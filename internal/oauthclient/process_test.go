@@ -132,6 +132,40 @@ func (p *process) rest() []string {
 	return all
 }
 
+// atOnce has n processes do the same at the same moment, and returns what each
+// of them said.
+func atOnce(t *testing.T, s *site, dir string, n int, what string) (said [][]string) {
+	t.Helper()
+	var all []*process
+	for range n {
+		all = append(all, start(t, s, dir, what))
+	}
+	for _, p := range all {
+		p.begin(t)
+	}
+	for _, p := range all {
+		said = append(said, p.rest())
+	}
+	return said
+}
+
+// approveAtOnce has n processes make a request for which somebody signs in if a
+// window opens. All must be served; it returns how many windows that took.
+func approveAtOnce(t *testing.T, s *site, dir string, n int) (windows int) {
+	t.Helper()
+	for _, lines := range atOnce(t, s, dir, n, "request and approve") {
+		if len(lines) == 0 || lines[len(lines)-1] != "status: 200" {
+			t.Errorf("a process says %q", lines)
+		}
+		for _, line := range lines {
+			if strings.HasPrefix(line, "window:") {
+				windows++
+			}
+		}
+	}
+	return windows
+}
+
 // Case 36, and 32 across processes: one refresh, everybody served, no window.
 func TestTwentyProcessesShareOneRefresh(t *testing.T) {
 	const processes = 20
@@ -150,15 +184,8 @@ func TestTwentyProcessesShareOneRefresh(t *testing.T) {
 			c, _, dir := signedIn(t, s, func(o *oauthclient.Options) { o.Now = clk.Now })
 			c.Close()
 			s.with(func() { s.valid = map[string]bool{}; s.expires = 3600 })
-			var all []*process
-			for range processes {
-				all = append(all, start(t, s, dir, "request"))
-			}
-			for _, p := range all {
-				p.begin(t)
-			}
-			for _, p := range all {
-				if lines := p.rest(); len(lines) != 1 || lines[0] != "status: 200" {
+			for _, lines := range atOnce(t, s, dir, processes, "request") {
+				if len(lines) != 1 || lines[0] != "status: 200" {
 					t.Errorf("a process says %q", lines)
 				}
 			}
@@ -172,26 +199,7 @@ func TestTwentyProcessesShareOneRefresh(t *testing.T) {
 // Cases 9 and 18: the second process waits for the outcome of the first.
 func TestTenProcessesOpenOneWindow(t *testing.T) {
 	s := newSite(t)
-	dir := t.TempDir()
-	var all []*process
-	for range 10 {
-		all = append(all, start(t, s, dir, "request and approve"))
-	}
-	for _, p := range all {
-		p.begin(t)
-	}
-	windows := 0
-	for _, p := range all {
-		lines := p.rest()
-		if len(lines) == 0 || lines[len(lines)-1] != "status: 200" {
-			t.Errorf("a process says %q", lines)
-		}
-		for _, line := range lines {
-			if strings.HasPrefix(line, "window:") {
-				windows++
-			}
-		}
-	}
+	windows := approveAtOnce(t, s, t.TempDir(), 10)
 	if windows != 1 || s.count("POST /register") != 1 || s.count("POST /token") != 1 {
 		t.Errorf("%d windows, %d registrations, %d token requests", windows, s.count("POST /register"), s.count("POST /token"))
 	}

@@ -233,6 +233,28 @@ func TestWorkersAIRunsTheModel(t *testing.T) {
 	}
 }
 
+// refused checks what is said of a provider's refusal: what is wanted, and never
+// the secret, which no redirect is followed with either.
+func refused(t *testing.T, at func(http.HandlerFunc) tools.Handler, status int, body, want, secret string) {
+	t.Helper()
+	h := at(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/elsewhere") {
+			t.Error("the redirect was followed")
+		}
+		w.Header().Set("Location", "/elsewhere")
+		w.Header().Set("Retry-After", "30")
+		w.WriteHeader(status)
+		fmt.Fprint(w, body)
+	})
+	res := call(t, t.Context(), h, `{"prompt":"x"}`)
+	if !res.IsError || !strings.Contains(text(t, res), want) {
+		t.Errorf("%q (isError %t), want %q", text(t, res), res.IsError, want)
+	}
+	if strings.Contains(text(t, res), secret) {
+		t.Errorf("the secret is in %q", text(t, res))
+	}
+}
+
 func TestWorkersAIErrorsSayWhatToDoAndHoldNoToken(t *testing.T) {
 	for name, tt := range map[string]struct {
 		status int
@@ -253,22 +275,7 @@ func TestWorkersAIErrorsSayWhatToDoAndHoldNoToken(t *testing.T) {
 		"control in error": {400, `{"errors":[{"code":1,"message":"a\r\nb\u001b[31m"}]}`, "a  b [31m"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := cloudflare(t, func(w http.ResponseWriter, r *http.Request) {
-				if strings.HasPrefix(r.URL.Path, "/elsewhere") {
-					t.Error("the redirect was followed")
-				}
-				w.Header().Set("Location", "/elsewhere")
-				w.Header().Set("Retry-After", "30")
-				w.WriteHeader(tt.status)
-				fmt.Fprint(w, tt.body)
-			})
-			res := call(t, t.Context(), h, `{"prompt":"x"}`)
-			if !res.IsError || !strings.Contains(text(t, res), tt.want) {
-				t.Errorf("%q (isError %t), want %q", text(t, res), res.IsError, tt.want)
-			}
-			if strings.Contains(text(t, res), token) {
-				t.Errorf("the token is in %q", text(t, res))
-			}
+			refused(t, func(answer http.HandlerFunc) tools.Handler { return cloudflare(t, answer) }, tt.status, tt.body, tt.want, token)
 		})
 	}
 }

@@ -205,22 +205,10 @@ func TestImageAPIErrorsSayWhatToDoAndHoldNoKey(t *testing.T) {
 		"control in error": {400, `{"error":{"message":"a\r\nb\u001b[31m"}}`, "a  b [31m"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h, _ := imageService(t, func(w http.ResponseWriter, r *http.Request) {
-				if strings.HasPrefix(r.URL.Path, "/elsewhere") {
-					t.Error("the redirect was followed")
-				}
-				w.Header().Set("Location", "/elsewhere")
-				w.Header().Set("Retry-After", "30")
-				w.WriteHeader(tt.status)
-				fmt.Fprint(w, tt.body)
-			})
-			res := call(t, t.Context(), h, `{"prompt":"x"}`)
-			if !res.IsError || !strings.Contains(text(t, res), tt.want) {
-				t.Errorf("%q (isError %t), want %q", text(t, res), res.IsError, tt.want)
-			}
-			if strings.Contains(text(t, res), imageKey) {
-				t.Errorf("the key is in %q", text(t, res))
-			}
+			refused(t, func(answer http.HandlerFunc) tools.Handler {
+				h, _ := imageService(t, answer)
+				return h
+			}, tt.status, tt.body, tt.want, imageKey)
 		})
 	}
 }

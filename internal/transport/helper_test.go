@@ -4,13 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,6 +15,7 @@ import (
 
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 	"github.com/mcp-clerk/mcp-clerk/internal/transport"
+	"github.com/mcp-clerk/mcp-clerk/internal/transport/memnet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -149,64 +147,15 @@ func envelope(r *http.Request) *jsonrpc.Message {
 
 func result(m *jsonrpc.Message) string { return string(jsonrpc.NewResult(m.ID, nil)) }
 
-// memory is a network of one listener inside the process, for tests in a
-// synctest bubble: real sockets would keep its clock from moving.
-type memory struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-
-	refuse atomic.Bool  // every dial fails
-	dials  func() error // what the next dial says; nil: it succeeds
-}
-
-func newMemory() *memory { return &memory{conns: make(chan net.Conn), done: make(chan struct{})} }
-
-func (m *memory) Accept() (net.Conn, error) {
-	select {
-	case c := <-m.conns:
-		return c, nil
-	case <-m.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (m *memory) Close() error {
-	m.once.Do(func() { close(m.done) })
-	return nil
-}
-
-func (m *memory) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "unix"} }
-
-func (m *memory) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	if m.refuse.Load() {
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
-	}
-	if m.dials != nil {
-		if err := m.dials(); err != nil {
-			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
-		}
-	}
-	near, far := net.Pipe()
-	select {
-	case m.conns <- far:
-		return near, nil
-	case <-m.done:
-		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: net.ErrClosed}
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
 // serveMemory is serve for a synctest bubble. It also returns a client of it.
-func serveMemory(t *testing.T, h http.HandlerFunc, with ...func(*transport.Options)) (*server, *transport.Client, *memory) {
+func serveMemory(t *testing.T, h http.HandlerFunc, with ...func(*transport.Options)) (*server, *transport.Client, *memnet.Network) {
 	t.Helper()
 	s := &server{}
-	m := newMemory()
+	n := memnet.New()
 	srv := &http.Server{Handler: s.record(h), ReadHeaderTimeout: time.Minute}
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = srv.Serve(m) })
-	rt := &http.Transport{DialContext: m.dial}
+	wg.Go(func() { _ = srv.Serve(n) })
+	rt := &http.Transport{DialContext: n.Dial}
 	c := newClient(t, "http://server.test/mcp", append([]func(*transport.Options){func(o *transport.Options) {
 		o.HTTPClient = &http.Client{Transport: rt}
 	}}, with...)...)
@@ -215,5 +164,5 @@ func serveMemory(t *testing.T, h http.HandlerFunc, with ...func(*transport.Optio
 		_ = srv.Close()
 		wg.Wait()
 	})
-	return s, c, m
+	return s, c, n
 }

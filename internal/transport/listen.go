@@ -14,6 +14,10 @@ import (
 // listens, in the hope that nothing is asked of the host before.
 const listenWait = 250 * time.Millisecond
 
+// steadyTime is how long a stream must have been open not to count as a failure:
+// many a proxy cuts one that is quiet after 30 or 60 seconds.
+const steadyTime = 10 * time.Second
+
 // listen starts, once, the stream of what the server sends unasked (2025-11-25,
 // basic/transports, "Listening for Messages from the Server"). It is opened
 // again for as long as the session lives, unless the server offers none. listen
@@ -62,9 +66,10 @@ func (s *Session) listenLoop(life context.Context, answered func()) {
 		failures++
 		if err == nil {
 			worked = true
+			began := time.Now()
 			_, err = s.c.readStream(resp, &Call{Message: unasked, Deliver: s.deliver}, st)
 			_ = resp.Body.Close()
-			if st.messages > 0 {
+			if st.messages > 0 || time.Since(began) > steadyTime {
 				failures = 0
 			}
 			wait = max(st.retry, wait)

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -326,7 +327,7 @@ func claim(m, request *jsonrpc.Message) (*jsonrpc.Message, bool) {
 	if string(m.ID) == string(request.ID) {
 		return m, true
 	}
-	if !sameID(m.ID, request.ID) {
+	if !SameID(m.ID, request.ID) {
 		return m, false
 	}
 	return withID(m, request.ID), true
@@ -346,7 +347,9 @@ func withID(m *jsonrpc.Message, id json.RawMessage) *jsonrpc.Message {
 	return out
 }
 
-func sameID(got, want json.RawMessage) bool {
+// SameID reports whether the id got may be what somebody made of want who reads
+// ids as floating-point numbers or as strings, or did not read it.
+func SameID(got, want json.RawMessage) bool {
 	if got == nil || string(got) == "null" {
 		return true
 	}
@@ -434,7 +437,11 @@ func (c *Client) readBody(resp *http.Response) ([]byte, error) {
 	defer c.buffers.Put(buf)
 	for {
 		n, err := resp.Body.Read(*buf)
-		if _, failed := g.Write((*buf)[:n]); failed != nil {
+		part := (*buf)[:n]
+		if g.n == 0 { // a parser may ignore a byte order mark (RFC 8259 section 8.1)
+			part = bytes.TrimPrefix(part, []byte("\xef\xbb\xbf"))
+		}
+		if _, failed := g.Write(part); failed != nil {
 			g.drop()
 			if errors.Is(failed, errTooLarge) {
 				failed = tooLarge()
