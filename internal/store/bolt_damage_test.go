@@ -111,7 +111,7 @@ func TestBoltUnusableFiles(t *testing.T) {
 			if runtime.GOOS == "windows" {
 				// What bbolt panicked on stays mapped, and can be neither
 				// replaced nor removed, until the process ends.
-				dir, err := os.MkdirTemp("", "damaged-*")
+				dir, err := os.MkdirTemp("", "damaged-*") //nolint:usetesting // whose removal would fail the test
 				if err != nil {
 					t.Fatal(err)
 				}
