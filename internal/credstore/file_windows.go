@@ -71,7 +71,7 @@ func patiently(do func() error) error {
 		if !errors.Is(err, windows.ERROR_SHARING_VIOLATION) && !errors.Is(err, windows.ERROR_ACCESS_DENIED) || time.Now().After(deadline) {
 			return err
 		}
-		time.Sleep(rand.N(5 * time.Millisecond)) // so as not to meet the same one each time
+		time.Sleep(rand.N(5 * time.Millisecond)) //nolint:gosec // so as not to meet the same one each time
 	}
 }
 
