@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/pkg/browser"
@@ -41,6 +42,9 @@ func openBrowser(stderr io.Writer) func(url string) error {
 func startBrowser(command, url string, stderr io.Writer) error {
 	// Not bound to a context: the browser outlives the command that opened it.
 	cmd := exec.CommandContext(context.Background(), command, url) //nolint:gosec // $BROWSER is the user's own choice
+	if batchFile(cmd.Path) {
+		return fmt.Errorf("browser %q is a batch file: name a program in $BROWSER, as a shell takes a URL's \"&\" for the end of a command", command)
+	}
 	cmd.Stdout, cmd.Stderr = stderr, stderr
 	if f, ok := stderr.(*os.File); !ok || f == nil {
 		// With any other writer Wait would hang on the pipe for as long as the
@@ -60,4 +64,10 @@ func startBrowser(command, url string, stderr io.Writer) error {
 	case <-time.After(time.Second):
 	}
 	return nil
+}
+
+// batchFile reports whether Windows has its command interpreter run path.
+func batchFile(path string) bool {
+	path = strings.ToLower(strings.TrimRight(path, ". ")) // which Windows overlooks
+	return runtime.GOOS == "windows" && (strings.HasSuffix(path, ".bat") || strings.HasSuffix(path, ".cmd"))
 }

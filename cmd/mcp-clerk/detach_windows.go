@@ -11,13 +11,12 @@ import (
 // their commands by closing it.
 func startDetached(cmd *exec.Cmd) error {
 	const flags = windows.DETACHED_PROCESS | windows.CREATE_NEW_PROCESS_GROUP
-	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: flags | windows.CREATE_BREAKAWAY_FROM_JOB}
-	if cmd.Start() == nil {
+	leaving := *cmd // a Cmd starts once, also where that fails
+	leaving.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: flags | windows.CREATE_BREAKAWAY_FROM_JOB}
+	if leaving.Start() == nil {
+		cmd.Process = leaving.Process
 		return nil
 	}
-	again := *cmd
-	again.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: flags}
-	err := again.Start()
-	cmd.Process = again.Process
-	return err
+	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: flags}
+	return cmd.Start()
 }

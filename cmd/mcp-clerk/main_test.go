@@ -15,7 +15,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -106,6 +105,7 @@ func TestScript(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
+			env.Setenv("LocalAppData", filepath.Join(env.WorkDir, "state")) // the same on Windows
 			env.Setenv("BROWSER", "no-browser")
 			env.Setenv("BROWSER_USER", demoAdmin)
 			env.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent")
@@ -148,12 +148,13 @@ func command(ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(path, args...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = scriptEnv(ts)
+	ownGroup(cmd)
 	return cmd
 }
 
 func lookPath(ts *testscript.TestScript, name string) (string, error) {
 	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
-		path := filepath.Join(dir, name)
+		path := filepath.Join(dir, name+programExt)
 		if info, err := os.Stat(path); err == nil && !info.IsDir() {
 			return path, nil
 		}
@@ -163,7 +164,7 @@ func lookPath(ts *testscript.TestScript, name string) (string, error) {
 
 func scriptEnv(ts *testscript.TestScript) []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_STATE_HOME", "BROWSER", "BROWSER_USER", "BROWSER_LOG", "DBUS_SESSION_BUS_ADDRESS", "GOCOVERDIR", "URL",
+	for _, name := range []string{"PATH", "HOME", "SYSTEMROOT", "LocalAppData", "TMP", "TEMP", "TMPDIR", "XDG_STATE_HOME", "BROWSER", "BROWSER_USER", "BROWSER_LOG", "DBUS_SESSION_BUS_ADDRESS", "GOCOVERDIR", "URL",
 		"MCP_CLERK_TOKEN", "MCP_CLERK_PASSPHRASE", "CLERK_CLIENT_ID", "CLERK_CLIENT_SECRET", "CLERK_SECRET_KEY", "CLERK_SECRET_KEY_FILE", "CLERK_FRONTEND_API", "CLERK_API_URL", "COOKIE_ENCRYPTION_KEY", "PUBLIC_URL"} {
 		if v := ts.Getenv(name); v != "" {
 			env = append(env, name+"="+v)
@@ -241,7 +242,7 @@ func cmdKillServer(ts *testscript.TestScript, _ bool, _ []string) {
 
 func cmdStopServer(ts *testscript.TestScript, _ bool, _ []string) {
 	cmd := of(ts).server
-	ts.Check(cmd.Process.Signal(syscall.SIGTERM))
+	ts.Check(terminate(cmd.Process))
 	ts.Check(waitFor(cmd, 40*time.Second))
 }
 
@@ -372,7 +373,7 @@ func cmdBridge(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(p.bridge.cmd.Process.Kill())
 		_ = p.bridge.cmd.Wait() // "signal: killed" is what was asked for
 	case "term":
-		ts.Check(p.bridge.cmd.Process.Signal(syscall.SIGTERM))
+		ts.Check(terminate(p.bridge.cmd.Process))
 		ts.Check(waitFor(p.bridge.cmd, 8*time.Second))
 	case "url":
 		deadline := time.Now().Add(40 * time.Second)

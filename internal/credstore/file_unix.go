@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// readers is who may read what lies in the state directory.
+const readers = "readable by your user only"
+
 const lockFlags = os.O_CREATE | os.O_RDONLY | syscall.O_NOFOLLOW
 
 // openNoFollow opens without following a link in the last place, and without
@@ -68,6 +71,8 @@ func owned(info os.FileInfo) bool {
 }
 
 func rename(from, to string) error { return os.Rename(from, to) }
+
+func remove(path string) error { return os.Remove(path) }
 
 // syncDir makes a rename survive a power cut. File systems that can't sync a
 // directory say so with EINVAL and are as good as they get.

@@ -129,14 +129,14 @@ func (s *Store) sealingKey(ctx context.Context, forWrite bool) (key []byte, err 
 		}
 		settled = true
 		if m != nil && m.Backend == BackendFile && place.Backend == BackendKeyring {
-			_ = os.Remove(s.keyPath()) // it has moved
+			_ = remove(s.keyPath()) // it has moved
 		}
 	}
 	// Said when it is decided; every later start would only repeat it.
 	if place.Fallback && settled && s.pass != "" {
 		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, sealed with your passphrase", s.keyPath()))
 	} else if place.Fallback && settled {
-		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, readable by your user only", s.keyPath()))
+		s.warnOnce(fmt.Sprintf("no keyring can be used here: the key of the stored credentials lies beside them, in %q, %s", s.keyPath(), readers))
 	}
 	s.key, s.keyID = key, place.KeyID
 	return key, nil

@@ -3,7 +3,6 @@ package credstore
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"path/filepath"
 )
 
@@ -45,7 +44,7 @@ func (n *Note) Write(data []byte) error {
 }
 
 func (n *Note) remove() {
-	_ = os.Remove(n.path()) // it holds nothing that must be gone
+	_ = remove(n.path()) // it holds nothing that must be gone
 }
 
 func (n *Note) path() string { return filepath.Join(n.record.store.dir, n.record.name+".note") }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 )
@@ -141,7 +140,7 @@ func (r *Record) Delete(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := os.Remove(r.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := remove(r.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete credential: %w", err)
 	}
 	return syncDir(filepath.Dir(r.path()))

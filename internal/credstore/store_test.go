@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/mcp-clerk/mcp-clerk/internal/credstore"
@@ -64,6 +65,44 @@ func TestNothingOfARecordIsReadableOnDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Who reads while another replaces the record gets the old or the new one,
+// and no error. (Windows neither replaces what is open nor opens what is being
+// replaced; a host's ten processes do both.)
+func TestReadersAndWritersDoNotMeet(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, credstore.ModeFile)
+	r := s.Record(plainKey)
+	gen := save(t, r, "token")
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	for range 3 {
+		own, _ := open(t, dir, credstore.ModeFile)
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if data, _, err := own.Record(plainKey).Load(t.Context()); err != nil || string(data) != "token" {
+					t.Errorf("loads %q, %v", data, err)
+					return
+				}
+			}
+		})
+	}
+	for range 100 {
+		next, ok, err := r.Save(t.Context(), []byte("token"), gen)
+		if err != nil || !ok {
+			t.Errorf("saved: %v, %v", ok, err)
+			break
+		}
+		gen = next
+	}
+	close(stop)
+	readers.Wait()
 }
 
 func TestSaveComparesTheGeneration(t *testing.T) {
@@ -251,6 +290,12 @@ func TestDefaultDir(t *testing.T) {
 		t.Errorf("MCP_CLERK_STATE_DIR: %q, %v", dir, err)
 	}
 	t.Setenv("MCP_CLERK_STATE_DIR", "")
+	if runtime.GOOS == "windows" {
+		t.Setenv("LocalAppData", `C:\Users\Jo Doe\AppData\Local`)
+		if dir, err := credstore.DefaultDir(); err != nil || dir != `C:\Users\Jo Doe\AppData\Local\mcp-clerk` {
+			t.Errorf("LocalAppData: %q, %v", dir, err)
+		}
+	}
 	if runtime.GOOS != "linux" {
 		t.Skip("the rest is about the XDG directories")
 	}

@@ -37,8 +37,10 @@ func wait(t *testing.T, s *site, change func(*oauthclient.Options)) *waiting {
 		change(&o)
 	}
 	w := &waiting{site: s, client: newClient(t, o), done: make(chan error, 1)}
-	ctx := context.WithoutCancel(t.Context())
-	go func() { w.done <- w.client.SignIn(ctx) }()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	var signingIn sync.WaitGroup
+	signingIn.Go(func() { w.done <- w.client.SignIn(ctx) })
+	t.Cleanup(func() { cancel(); signingIn.Wait() })
 	select {
 	case target := <-opened:
 		u, err := url.Parse(target)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -107,13 +108,23 @@ func TestBoltUnusableFiles(t *testing.T) {
 	for name, damage := range tests {
 		t.Run(name, func(t *testing.T) {
 			path := storePath(t)
+			if runtime.GOOS == "windows" {
+				// What bbolt panicked on stays mapped, and can be neither
+				// replaced nor removed, until the process ends.
+				dir, err := os.MkdirTemp("", "damaged-*") //nolint:usetesting // whose removal would fail the test
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = os.RemoveAll(dir) })
+				path = filepath.Join(dir, "store.db")
+			}
 			bad := damage(slices.Clone(good))
 			if err := os.WriteFile(path, bad, 0o600); err != nil {
 				t.Fatal(err)
 			}
 			_, err := store.OpenBolt(t.Context(), path, store.Options{})
 			problem, ok := errors.AsType[*store.OpenError](err)
-			if !ok || problem.Path != path || !strings.Contains(problem.Fix, "restore a backup") || !strings.Contains(err.Error(), path) {
+			if !ok || problem.Path != path || !strings.Contains(problem.Fix, "restore a backup") || !strings.Contains(err.Error(), strconv.Quote(path)) {
 				t.Fatalf("error %v (%T)", err, err)
 			}
 			t.Log(err)
@@ -124,6 +135,9 @@ func TestBoltUnusableFiles(t *testing.T) {
 			}
 			if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
 				t.Errorf("beside the store there is %v (%v)", left, err)
+			}
+			if runtime.GOOS == "windows" {
+				return
 			}
 			// The same process can go on once it is put right.
 			if err := os.WriteFile(path, good, 0o600); err != nil {
@@ -513,7 +527,8 @@ func TestBoltFileWithoutItsFreeEndIsDamaged(t *testing.T) {
 			_, err = s.Get(t.Context(), "a")
 			err = errors.Join(err, s.Close())
 		}
-		if problem, ok := errors.AsType[*store.OpenError](err); ok != (size != end) {
+		damaged := size != end && runtime.GOOS != "windows" // mapping a file makes it longer there
+		if problem, ok := errors.AsType[*store.OpenError](err); ok != damaged {
 			t.Errorf("%s: %v, %v", name, problem, err)
 		}
 	}

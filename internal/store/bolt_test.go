@@ -45,7 +45,7 @@ func TestOpenByURL(t *testing.T) {
 		problem string // part of the error
 	}{
 		{url: "bolt:" + filepath.Join(dir, "a.db")},
-		{url: "bolt://" + filepath.ToSlash(filepath.Join(dir, "a.db"))},
+		{url: "bolt:///" + strings.TrimPrefix(filepath.ToSlash(filepath.Join(dir, "a.db")), "/")},
 		{url: "memory:"},
 		{url: "memory://"},
 		{"memory:x", "nothing after the colon"},

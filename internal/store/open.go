@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -83,11 +84,14 @@ func Open(ctx context.Context, url string, o Options) (Store, error) {
 
 // BoltPath returns the path of the file that a URL of the embedded store names;
 // ok is false for a URL of another store. The form bolt:///var/lib/x means what
-// bolt:/var/lib/x means.
+// bolt:/var/lib/x means; on Windows it is bolt:///C:/data/x.
 func BoltPath(url string) (path string, ok bool) {
 	rest, ok := strings.CutPrefix(url, boltScheme+":")
 	if strings.HasPrefix(rest, "///") {
 		rest = rest[2:]
+		if runtime.GOOS == "windows" {
+			rest = rest[1:]
+		}
 	}
 	return rest, ok
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -66,21 +65,11 @@ func (s *Spool) size(limit int) int {
 
 // create returns an empty file that is gone when it is closed.
 func (s *Spool) create() (*os.File, error) {
-	f, err := os.CreateTemp(s.dir, "mcp-clerk-*") // 0600
+	f, err := createUnlinked(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errKeep, err)
 	}
-	if runtime.GOOS != "windows" { // there a file stays until it is closed
-		_ = os.Remove(f.Name())
-	}
 	return f, nil
-}
-
-func closeSpooled(f *os.File) {
-	_ = f.Close()
-	if runtime.GOOS == "windows" {
-		_ = os.Remove(f.Name())
-	}
 }
 
 // take makes the content of f, which is size bytes, a message and returns its
@@ -96,12 +85,12 @@ func (s *Spool) take(f *os.File, size int64) ([]byte, error) {
 		return token
 	})
 	if err != nil {
-		closeSpooled(f)
+		_ = f.Close()
 		return nil, err
 	}
 	m.holes = holes
 	if len(holes) == 0 {
-		closeSpooled(f)
+		_ = f.Close()
 		return skeleton, nil
 	}
 	s.mu.Lock()
@@ -134,7 +123,7 @@ func (s *Spool) Release(raw []byte) {
 			for _, token := range p.file.tokens {
 				delete(s.files, token)
 			}
-			closeSpooled(p.file.file)
+			_ = p.file.file.Close()
 			s.held.Add(-1)
 		}
 	}
@@ -145,7 +134,7 @@ func (s *Spool) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.files {
-		closeSpooled(m.file) // more than once does no harm
+		_ = m.file.Close() // more than once does no harm
 	}
 	clear(s.files)
 	s.held.Store(0)
@@ -291,7 +280,7 @@ func (g *gather) flush() error {
 // drop gives up what was gathered.
 func (g *gather) drop() {
 	if g.file != nil {
-		closeSpooled(g.file)
+		_ = g.file.Close()
 		g.file = nil
 	}
 	g.mem, g.buf = nil, nil
@@ -312,7 +301,7 @@ func (g *gather) message() ([]byte, error) {
 	head := make([]byte, 512)
 	n, _ := f.ReadAt(head, 0)
 	if jsonrpc.IsBatch(head[:n]) {
-		defer closeSpooled(f)
+		defer func() { _ = f.Close() }()
 		return io.ReadAll(io.NewSectionReader(f, 0, size))
 	}
 	return g.spool.take(f, size)
