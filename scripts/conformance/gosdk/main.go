@@ -267,7 +267,7 @@ func use(url, revision, program, stateDir string, k kind) (failed bool) {
 	})
 	check("unknown-tool", func(ctx context.Context) error {
 		_, err := session.CallTool(ctx, &mcp.CallToolParams{Name: "nothing"})
-		if _, ok := errors.AsType[*jsonrpc.Error](err); !ok {
+		if e, ok := errors.AsType[*jsonrpc.Error](err); !ok || e.Code != jsonrpc.CodeInvalidParams {
 			return fmt.Errorf("answered %w", err)
 		}
 		return nil
