@@ -12,6 +12,8 @@ import (
 	"github.com/mcp-clerk/mcp-clerk/internal/jsonrpc"
 )
 
+// Servers of one revision that answer, or refuse, in the words of another.
+
 // Some servers of the stateless revision alone answer initialize with the last
 // version that had it, for the host to leave, and refuse all that follows.
 func TestAModernServerIsKnownByHowItRefusesWhatFollowsInitialize(t *testing.T) {

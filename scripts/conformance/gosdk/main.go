@@ -277,7 +277,8 @@ func use(url, revision, program, stateDir string, k kind) (failed bool) {
 			if err := session.Subscribe(ctx, &mcp.SubscribeParams{URI: document}); err != nil {
 				return err
 			}
-			// The SDK's server drops what it says while nobody listens yet.
+			// The SDK's host of 2026-07-28 does not wait until the subscription is
+			// acknowledged: what is said before reaches nobody.
 			for ctx.Err() == nil {
 				if got, err := call(ctx, &mcp.CallToolParams{Name: "touch"}); err != nil || got != "touched" {
 					return fmt.Errorf("called: %q, %w", got, err)
